@@ -1,0 +1,66 @@
+//! The maps, and the answers they give. Capacities are the smallest; the daemon sets its own when it loads.
+
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::macros::btf_map;
+use dataplane_ebpf::abi::{
+    Backend, Counter, Datagrams, Name, Peer, Service, ServiceKey, Slot, SlotKey,
+};
+use dataplane_ebpf::datapath::Tables;
+
+/// `BPF_F_NO_PREALLOC`: an entry costs memory only while it exists, so generous capacities are cheap.
+const ON_DEMAND: usize = 1;
+
+#[btf_map]
+static SERVICES: HashMap<ServiceKey, Service, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static SLOTS: HashMap<SlotKey, Slot, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static BACKENDS: HashMap<u32, Backend, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static NAMES: HashMap<u32, Name, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static META: Array<u32, 2> = Array::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static CONNECTED: SkStorage<Peer> = SkStorage::new();
+#[btf_map]
+pub(crate) static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
+
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        // SAFETY: no program writes to this map; the kernel frees an entry only after a grace period.
+        unsafe { SERVICES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, key: &SlotKey) -> Option<Slot> {
+        // SAFETY: as for SERVICES.
+        unsafe { SLOTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend> {
+        // SAFETY: as for SERVICES.
+        unsafe { BACKENDS.get(id) }.copied()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing and always returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: the pointer is this CPU's entry, and programs of this type do not interrupt each other on it
+            // often enough to matter: at worst one event is lost.
+            unsafe { *count += 1 };
+        }
+    }
+}

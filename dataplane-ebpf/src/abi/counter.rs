@@ -1,0 +1,34 @@
+//! Event counts. Only service traffic is counted, and only when something is decided: never per packet.
+
+/// Index into the map of counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counter {
+    /// A `connect()` was translated.
+    Connected = 0,
+    /// A datagram opened a new flow to an endpoint.
+    DatagramFlow = 1,
+    /// Refused: the service has no usable endpoint.
+    NoEndpoint = 2,
+    /// Refused: the endpoint list changed at every try.
+    Unsettled = 3,
+    /// Translated, but the socket could not remember it (no memory): the peer shows as the endpoint's address.
+    Forgotten = 4,
+}
+
+impl Counter {
+    /// Every counter, in index order.
+    pub const ALL: [Self; 5] =
+        [Self::Connected, Self::DatagramFlow, Self::NoEndpoint, Self::Unsettled, Self::Forgotten];
+
+    /// Name for metrics and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::DatagramFlow => "datagramFlow",
+            Self::NoEndpoint => "noEndpoint",
+            Self::Unsettled => "unsettled",
+            Self::Forgotten => "forgotten",
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Which endpoint a new flow gets.
+
+use super::tables::Tables;
+use super::verdict::Reason;
+use crate::abi::{Backend, Service, ServiceKey, SlotKey};
+
+/// How often a choice is begun anew when the list changes under it. A list must be replaced within the few hundred
+/// nanoseconds between two lookups, this many times in a row, before a call fails.
+const TRIES: usize = 4;
+
+/// Outcome of a choice.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// No service has this address.
+    NotOurs,
+    /// A service has, but nobody can answer.
+    Nobody(Reason),
+    /// This endpoint, with its id.
+    Chosen(u32, Backend),
+}
+
+/// Chooses uniformly among the endpoints of the service at `key`.
+#[inline(always)]
+pub fn choose(tables: &impl Tables, key: &ServiceKey) -> Choice {
+    for _ in 0..TRIES {
+        let Some(service) = tables.service(key) else { return Choice::NotOurs };
+        let Some(index) = pick(tables.random(), service.slots) else {
+            return Choice::Nobody(Reason::NoEndpoint);
+        };
+        if let Some((id, backend)) = resolve(tables, &service, index) {
+            return Choice::Chosen(id, backend);
+        }
+    }
+    Choice::Nobody(Reason::Unsettled)
+}
+
+/// The endpoint in one place of the list. `None` when the list was replaced since `service` was read; an endpoint
+/// that belongs to another service means the same.
+#[inline(always)]
+fn resolve(tables: &impl Tables, service: &Service, index: u32) -> Option<(u32, Backend)> {
+    let slot = tables.slot(&SlotKey { service: service.id, generation: service.generation, index })?;
+    let backend = tables.backend(slot.backend)?;
+    (backend.service == service.id).then_some((slot.backend, backend))
+}
+
+/// A place in a list of `slots`, uniform for a uniform `random`; `None` for an empty list. Multiply and shift instead
+/// of a division: the bias is below `slots` / 2^32 (Lemire, "Fast random integer generation in an interval", 2019).
+#[inline(always)]
+pub fn pick(random: u32, slots: u32) -> Option<u32> {
+    (slots != 0).then_some(((random as u64 * slots as u64) >> 32) as u32)
+}

@@ -1,0 +1,13 @@
+//! What happens to one `connect()` or one datagram. Plain functions for steps, two narrow traits for sequences.
+//!
+//! No maps, no contexts, no `unsafe`, no loop without a bound, no panic.
+
+#![forbid(unsafe_code)]
+
+pub mod choose;
+pub mod socket;
+pub mod tables;
+pub mod verdict;
+
+pub use tables::{Socket, Tables};
+pub use verdict::Verdict;

@@ -1,0 +1,138 @@
+//! The sequences at the cgroup hooks: an address is exchanged at the system call, and no packet is ever touched.
+
+use super::choose::{Choice, choose};
+use super::tables::{Socket, Tables};
+use super::verdict::{Reason, Verdict};
+use crate::abi::{Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer, ServiceKey};
+
+/// `connect()`, TCP and UDP: the service's address becomes an endpoint's.
+#[inline(always)]
+pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
+    let service = socket.remote();
+    match choose(tables, &ServiceKey::new(&service, socket.protocol())) {
+        Choice::NotOurs => {
+            // A UDP socket may be connected again, to somewhere that is no service.
+            socket.forget_connected();
+            Verdict::NotOurs
+        }
+        Choice::Nobody(reason) => refuse(tables, reason),
+        Choice::Chosen(backend_id, Backend { endpoint: backend, zero: _, service: _ }) => {
+            socket.set_remote(&backend);
+            if !socket.remember_connected(&Peer { service, backend, backend_id }) {
+                tables.count(Counter::Forgotten);
+            }
+            tables.count(Counter::Connected);
+            Verdict::Translated
+        }
+    }
+}
+
+/// `sendto()` and `sendmsg()` with an address: the same endpoint as the last time this socket sent to this service, as
+/// long as it serves; else a new choice.
+#[inline(always)]
+pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
+    let service = socket.remote();
+    let key = ServiceKey::new(&service, socket.protocol());
+    if let Some(peer) = remembered(socket, &service)
+        && tables.service(&key).is_some_and(|found| found.slots != 0 && holds(tables, found.id, &peer))
+    {
+        socket.set_remote(&peer.backend);
+        return Verdict::Translated;
+    }
+    match choose(tables, &key) {
+        Choice::NotOurs => Verdict::NotOurs,
+        Choice::Nobody(reason) => refuse(tables, reason),
+        Choice::Chosen(backend_id, Backend { endpoint: backend, zero: _, service: _ }) => {
+            socket.set_remote(&backend);
+            match socket.datagrams_mut() {
+                Some(memory) => remember(memory, &Peer { service, backend, backend_id }),
+                None => tables.count(Counter::Forgotten),
+            }
+            tables.count(Counter::DatagramFlow);
+            Verdict::Translated
+        }
+    }
+}
+
+/// `recvfrom()` and `recvmsg()` that ask for the sender: the endpoint's address becomes the service's again.
+#[inline(always)]
+pub fn receive(socket: &mut impl Socket) {
+    let from = socket.remote();
+    if let Some(peer) = socket.connected()
+        && peer.backend == from
+    {
+        socket.set_remote(&peer.service);
+        return;
+    }
+    let found = socket.datagrams().and_then(|memory| service_of(memory, &from));
+    if let Some(service) = found {
+        socket.set_remote(&service);
+    }
+}
+
+/// `getpeername()`: a connected socket sees the service it asked for.
+#[inline(always)]
+pub fn peer_name(socket: &mut impl Socket) {
+    if let Some(peer) = socket.connected()
+        && peer.backend == socket.remote()
+    {
+        socket.set_remote(&peer.service);
+    }
+}
+
+#[inline(always)]
+fn refuse(tables: &impl Tables, reason: Reason) -> Verdict {
+    tables.count(match reason {
+        Reason::NoEndpoint => Counter::NoEndpoint,
+        Reason::Unsettled => Counter::Unsettled,
+    });
+    Verdict::Refused(reason)
+}
+
+/// The translation in force for sends to `service`.
+#[inline(always)]
+fn remembered(socket: &impl Socket, service: &Endpoint) -> Option<Peer> {
+    let memory = socket.datagrams()?;
+    for peer in &memory.peers {
+        if peer.service == *service {
+            return Some(*peer);
+        }
+    }
+    None
+}
+
+/// Whether the endpoint of a translation still serves this service port. Ids are never given out twice by one daemon,
+/// but the next daemon may: so address and owner are compared too.
+#[inline(always)]
+fn holds(tables: &impl Tables, service_id: u32, peer: &Peer) -> bool {
+    tables
+        .backend(peer.backend_id)
+        .is_some_and(|backend| backend.service == service_id && backend.endpoint == peer.backend)
+}
+
+/// Writes a translation over the one for the same service, else over the oldest.
+#[inline(always)]
+fn remember(memory: &mut Datagrams, peer: &Peer) {
+    for place in &mut memory.peers {
+        if place.service == peer.service {
+            *place = *peer;
+            return;
+        }
+    }
+    let next = memory.next as usize % DATAGRAM_PEERS;
+    if let Some(place) = memory.peers.get_mut(next) {
+        *place = *peer;
+    }
+    memory.next = (next as u32 + 1) % DATAGRAM_PEERS as u32;
+}
+
+/// The service that stands for an endpoint in this socket's eyes: of two, the one written last is as good.
+#[inline(always)]
+fn service_of(memory: &Datagrams, backend: &Endpoint) -> Option<Endpoint> {
+    for peer in &memory.peers {
+        if peer.backend == *backend {
+            return Some(peer.service);
+        }
+    }
+    None
+}

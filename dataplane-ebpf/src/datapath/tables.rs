@@ -1,0 +1,38 @@
+//! What the datapath may ask and change. The kernel answers with maps and socket storage, the host with collections.
+
+use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey};
+
+/// The questions the datapath may ask.
+pub trait Tables {
+    /// The service behind an address.
+    fn service(&self, key: &ServiceKey) -> Option<Service>;
+    /// One place of an endpoint list.
+    fn slot(&self, key: &SlotKey) -> Option<Slot>;
+    /// An endpoint by id.
+    fn backend(&self, id: u32) -> Option<Backend>;
+    /// A random number, uniform over all values.
+    fn random(&self) -> u32;
+    /// Counts an event.
+    fn count(&self, counter: Counter);
+}
+
+/// The socket a call is made on, and the address the call is about.
+pub trait Socket {
+    /// IP protocol number.
+    fn protocol(&self) -> u8;
+    /// The remote address: as the application named it (connect, sendmsg), or as the kernel knows it (recvmsg,
+    /// getpeername).
+    fn remote(&self) -> Endpoint;
+    /// Puts another remote address in its place.
+    fn set_remote(&mut self, to: &Endpoint);
+    /// What a connected socket remembers.
+    fn connected(&self) -> Option<Peer>;
+    /// Makes a connected socket remember; false if there is no memory for it.
+    fn remember_connected(&mut self, peer: &Peer) -> bool;
+    /// Makes it forget, if it remembers anything.
+    fn forget_connected(&mut self);
+    /// The memory of a socket that sends without connecting, if it has any.
+    fn datagrams(&self) -> Option<&Datagrams>;
+    /// The same to write to, made if it is missing; `None` if there is no memory for it.
+    fn datagrams_mut(&mut self) -> Option<&mut Datagrams>;
+}

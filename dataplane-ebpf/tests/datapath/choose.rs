@@ -1,0 +1,192 @@
+//! Which endpoint a new flow gets.
+
+use std::cell::Cell;
+
+use dataplane_ebpf::abi::{Backend, Counter, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::datapath::Tables;
+use dataplane_ebpf::datapath::choose::{Choice, choose, pick};
+use dataplane_ebpf::datapath::verdict::Reason;
+use dataplane_ebpf::host::HostTables;
+use proptest::prelude::*;
+
+use crate::world::{DNS, ELSEWHERE, TCP, WEB, any_tables, endpoint, is_listed, put, web};
+
+#[test]
+fn an_empty_list_has_no_place() {
+    assert_eq!((pick(0, 0), pick(u32::MAX, 0)), (None, None));
+}
+
+#[test]
+fn a_list_of_one_has_one_place() {
+    assert_eq!((pick(0, 1), pick(u32::MAX, 1)), (Some(0), Some(0)));
+}
+
+#[test]
+fn an_address_without_service_is_not_ours() {
+    check(&web(&[5]), ELSEWHERE, "not ours");
+}
+
+#[test]
+fn another_port_of_the_address_is_not_ours() {
+    check(&web(&[5]), "10.96.0.10:81", "not ours");
+}
+
+#[test]
+fn a_service_without_endpoints_has_nobody() {
+    check(&web(&[]), WEB, "no endpoint");
+}
+
+#[test]
+fn every_endpoint_of_the_list_can_be_chosen() {
+    let tables = web(&[5, 6, 7]);
+    for (third, chosen) in [(0, "5"), (1, "6"), (2, "7")] {
+        tables.random.set(third * (u32::MAX / 3) + 2);
+        check(&tables, WEB, chosen);
+    }
+}
+
+#[test]
+fn ipv6_services_are_chosen_among_alike() {
+    let mut tables = web(&[5]);
+    put(&mut tables, DNS, Service { id: 2, generation: 9, slots: 1 }, &[8]);
+    check(&tables, DNS, "8");
+}
+
+#[test]
+fn only_the_generation_that_is_named_counts() {
+    let mut tables = web(&[5]);
+    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 1 }, &[6]);
+    check(&tables, WEB, "6");
+}
+
+#[test]
+fn a_list_with_a_hole_is_unsettled() {
+    let mut tables = web(&[5]);
+    tables.slots.clear();
+    check(&tables, WEB, "unsettled");
+}
+
+#[test]
+fn a_backend_that_is_missing_is_never_chosen() {
+    let mut tables = web(&[5]);
+    tables.backends.clear();
+    check(&tables, WEB, "unsettled");
+}
+
+#[test]
+fn a_backend_of_another_service_is_never_chosen() {
+    let mut tables = web(&[5]);
+    if let Some(backend) = tables.backends.get_mut(&5) {
+        backend.service = 2;
+    }
+    check(&tables, WEB, "unsettled");
+}
+
+#[test]
+fn a_list_that_is_replaced_meanwhile_is_read_again() {
+    for replaced_after in 0..4 {
+        check_flip(replaced_after, web(&[6]), "6");
+    }
+}
+
+#[test]
+fn a_service_that_goes_meanwhile_is_not_ours() {
+    check_flip(1, HostTables::default(), "not ours");
+}
+
+#[test]
+fn a_service_that_loses_its_endpoints_meanwhile_has_nobody() {
+    check_flip(1, web(&[]), "no endpoint");
+}
+
+#[test]
+fn a_list_that_never_settles_is_given_up() {
+    check_flip(4, web(&[6]), "unsettled");
+}
+
+proptest! {
+    #[test]
+    fn every_place_gets_the_same_share(slots in 1_u32.., place in any::<u32>()) {
+        let place = place % slots;
+        let first = (u64::from(place) << 32).div_ceil(u64::from(slots));
+        let next = ((u64::from(place) + 1) << 32).div_ceil(u64::from(slots));
+        let at = |random: u64| u32::try_from(random).ok().and_then(|random| pick(random, slots));
+        prop_assert_eq!((at(first), at(next - 1)), (Some(place), Some(place)));
+        prop_assert!(next == 1 << 32 || at(next) == Some(place + 1));
+        // Shares differ by one draw of 2^32 at most.
+        let share = (1_u64 << 32) / u64::from(slots);
+        prop_assert!(next - first == share || next - first == share + 1);
+    }
+
+    #[test]
+    fn a_place_is_within_the_list(random in any::<u32>(), slots in 1_u32..) {
+        prop_assert!(pick(random, slots).is_some_and(|place| place < slots));
+    }
+
+    #[test]
+    fn whatever_the_tables_hold_only_a_listed_endpoint_is_chosen(tables in any_tables()) {
+        for key in tables.services.keys() {
+            match choose(&tables, key) {
+                Choice::Chosen(id, backend) => {
+                    prop_assert_eq!(tables.backends.get(&id), Some(&backend));
+                    prop_assert!(is_listed(&tables, key, &backend.endpoint));
+                }
+                Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(tables.services[key].slots, 0),
+                Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(tables.services[key].slots, 0),
+                Choice::NotOurs => prop_assert!(false, "{key:?} is a service"),
+            }
+        }
+    }
+}
+
+fn check(tables: &impl Tables, address: &str, choice: &str) {
+    assert_eq!(render(choose(tables, &ServiceKey::new(&endpoint(address), TCP))), choice);
+}
+
+fn render(choice: Choice) -> String {
+    match choice {
+        Choice::NotOurs => "not ours".to_owned(),
+        Choice::Nobody(Reason::NoEndpoint) => "no endpoint".to_owned(),
+        Choice::Nobody(Reason::Unsettled) => "unsettled".to_owned(),
+        Choice::Chosen(id, _) => id.to_string(),
+    }
+}
+
+/// A reader that comes in the middle of a change: it gets the old service so many times, then the new one,
+/// while the old list is already gone.
+struct Flip {
+    old: Cell<u32>,
+    new: HostTables,
+}
+
+impl Tables for Flip {
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        match self.old.get() {
+            0 => self.new.service(key),
+            left => {
+                self.old.set(left - 1);
+                Some(Service { id: 1, generation: 77, slots: 2 })
+            }
+        }
+    }
+
+    fn slot(&self, key: &SlotKey) -> Option<Slot> {
+        self.new.slot(key)
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.new.backend(id)
+    }
+
+    fn random(&self) -> u32 {
+        self.new.random()
+    }
+
+    fn count(&self, counter: Counter) {
+        self.new.count(counter);
+    }
+}
+
+fn check_flip(replaced_after: u32, new: HostTables, choice: &str) {
+    check(&Flip { old: Cell::new(replaced_after), new }, WEB, choice);
+}

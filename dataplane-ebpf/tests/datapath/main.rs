@@ -1,0 +1,6 @@
+//! The datapath on the host: the very functions that run in the kernel, on tables in memory.
+
+mod choose;
+mod endpoint;
+mod socket;
+mod world;

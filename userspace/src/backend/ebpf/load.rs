@@ -1,0 +1,73 @@
+//! The object: loaded over a set of pinned maps.
+
+use std::path::Path;
+
+use aya::programs::CgroupSockAddr;
+use aya::{Ebpf, EbpfLoader};
+use dataplane_ebpf::abi;
+
+use super::links::HOOKS;
+use super::pins::{Pins, SHARED, TABLES, make};
+use crate::backend::BackendError;
+
+/// The compiled programs; empty in a build without them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane"));
+
+/// How many entries the tables have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Addresses of services, and service ports.
+    pub services: u32,
+    /// Places in lists, and endpoints.
+    pub slots: u32,
+}
+
+impl Capacity {
+    /// Room for twice as much.
+    pub fn doubled(self) -> Self {
+        Self { services: self.services.saturating_mul(2), slots: self.slots.saturating_mul(2) }
+    }
+}
+
+/// Loads the programs over the set `number`. Maps that are pinned already are used as they are; the others are made,
+/// with this capacity, and pinned.
+pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf, BackendError> {
+    if OBJECT.is_empty() {
+        return Err(BackendError::NoPrograms);
+    }
+    let set = pins.set(number);
+    make(&set)?;
+    let mut loader = EbpfLoader::new();
+    // Nothing here is relocated against kernel types, so the kernel's own BTF need not be parsed: that saves 50 ms.
+    loader.btf(None);
+    place(&mut loader, &set, &TABLES);
+    place(&mut loader, &pins.shared(), &SHARED);
+    for map in [abi::SERVICES, abi::NAMES] {
+        loader.map_max_entries(map, capacity.services);
+    }
+    for map in [abi::SLOTS, abi::BACKENDS] {
+        loader.map_max_entries(map, capacity.slots);
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
+    for hook in &HOOKS {
+        program(&mut object, hook.name)?
+            .load()
+            .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
+    }
+    Ok(object)
+}
+
+fn place(loader: &mut EbpfLoader<'_>, directory: &Path, maps: &[&'static str]) {
+    for map in maps {
+        loader.map_pin_path(map, directory.join(map));
+    }
+}
+
+/// A program of the object by the name of its hook.
+pub(super) fn program<'a>(
+    object: &'a mut Ebpf,
+    hook: &'static str,
+) -> Result<&'a mut CgroupSockAddr, BackendError> {
+    let program = object.program_mut(hook).ok_or(BackendError::Missing(hook))?;
+    program.try_into().map_err(|_| BackendError::Missing(hook))
+}

@@ -1,0 +1,393 @@
+//! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
+
+mod image;
+mod links;
+mod load;
+mod pins;
+mod read;
+mod set;
+#[expect(unsafe_code, reason = "bpf(2) has no safe face for these calls")]
+mod sys;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aya::Ebpf as Object;
+use dataplane_ebpf::abi::{self, ServiceKey};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use self::image::Numbers;
+pub use self::image::{Entries, Plan};
+use self::links::{Cgroup, Links};
+pub use self::links::{HOOKS, HookState};
+pub use self::load::Capacity;
+pub use self::pins::Pins;
+pub use self::read::{Dump, Installed, by_port};
+pub use self::set::Fill;
+use self::set::Set;
+use super::{Applied, Backend, BackendError, Wanted};
+use crate::desired::ServicePort;
+use crate::model::{Family, Protocol, ServiceName, ServicePortName};
+use crate::plan::Ids;
+
+/// A table grows when it would be fuller than this, in percent.
+const FULL_PERCENT: usize = 75;
+
+/// Where and how to install.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the cgroup whose processes are served.
+    pub cgroup: PathBuf,
+    /// Directory for pins, on a bpf file system.
+    pub pin_dir: PathBuf,
+    /// Room in new tables.
+    pub capacity: Capacity,
+}
+
+/// What is in the kernel, for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The pin directory.
+    pub pin_dir: PathBuf,
+    /// The hooks.
+    pub hooks: Vec<HookState>,
+    /// The tables.
+    pub maps: Vec<Fill>,
+    /// Event counts by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The dataplane, and what it is known to hold.
+pub struct Ebpf {
+    pins: Pins,
+    _lock: File,
+    cgroup: Cgroup,
+    links: Links,
+    number: u32,
+    set: Set,
+    programs: Object,
+    enabled: bool,
+    /// After a failed write the tables must be read before they are compared with anything.
+    doubtful: bool,
+    have: BTreeMap<ServicePortName, Entries>,
+    /// Entries in SLOTS and in BACKENDS.
+    totals: [usize; 2],
+    owners: BTreeMap<ServiceKey, u32>,
+    numbers: Numbers,
+}
+
+impl Ebpf {
+    /// Adopts what an earlier process left, or begins anew. Nothing that is in force changes yet.
+    pub fn open(settings: &Settings) -> Result<Self, BackendError> {
+        let pins = Pins::new(&settings.pin_dir);
+        let lock = pins.prepare()?;
+        let cgroup = Cgroup::open(&settings.cgroup)?;
+        let adopted = adoptable(&pins);
+        let number = adopted.unwrap_or_else(|| pins.sets().last().map_or(1, |last| last + 1));
+        let programs = load::load(&pins, number, settings.capacity)?;
+        let set = Set::open(&pins.set(number))?;
+        let links = Links::new(pins.links());
+        let numbers = Numbers { services: Ids::after(0), backends: Ids::after(0) };
+        let (have, owners) = (BTreeMap::new(), BTreeMap::new());
+        let (enabled, doubtful, totals) = (false, false, [0; 2]);
+        let mut backend = Self {
+            pins,
+            _lock: lock,
+            cgroup,
+            links,
+            number,
+            set,
+            programs,
+            enabled,
+            doubtful,
+            have,
+            totals,
+            owners,
+            numbers,
+        };
+        if adopted.is_some() {
+            backend.reread()?;
+            info!(set = number, service_ports = backend.have.len(), "adopted what an earlier daemon left");
+        }
+        Ok(backend)
+    }
+
+    /// Learns from the kernel what it holds.
+    fn reread(&mut self) -> Result<(), BackendError> {
+        let Installed { ports, strays } = by_port(dump(&self.set)?);
+        let lost = strays.drops();
+        if lost > 0 {
+            warn!(entries = lost, "the maps hold entries that belong to no service; removing them");
+            self.set.write(&strays)?;
+        }
+        let largest = |ids: &mut dyn Iterator<Item = u32>| Ids::after(ids.max().unwrap_or(0));
+        self.numbers = Numbers {
+            services: largest(&mut ports.values().map(|entries| entries.id)),
+            backends: largest(
+                &mut ports.values().flat_map(|entries| entries.backends.iter().map(|(id, _)| *id)),
+            ),
+        };
+        self.owners = ports
+            .values()
+            .flat_map(|entries| entries.services.iter().map(|(key, service)| (*key, service.id)))
+            .collect();
+        self.totals = ports.values().map(sizes).fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        self.have = ports;
+        self.doubtful = false;
+        Ok(())
+    }
+
+    /// The entries that bring these Services to what is wanted, by service port. `None`: it goes.
+    fn image(&mut self, wanted: &Wanted) -> Vec<(ServicePortName, Entries)> {
+        let mut image = Vec::new();
+        let nothing = Entries::default();
+        for (service, ports) in wanted {
+            let gone = names_of(&self.have, service).filter(|name| !ports.contains_key(name)).cloned();
+            image.extend(gone.map(|name| (name, Entries::default())));
+            for (name, want) in ports {
+                let have = self.have.get(name).unwrap_or(&nothing);
+                image.push((name.clone(), image::entries(name, want, have, &mut self.numbers)));
+            }
+        }
+        image
+    }
+
+    /// The plan for an image. A removed address that another service port has taken over meanwhile stays.
+    fn plan(&self, image: &[(ServicePortName, Entries)]) -> Plan {
+        let mut plan = Plan::default();
+        let nothing = Entries::default();
+        for (name, want) in image {
+            plan.add(name, self.have.get(name).unwrap_or(&nothing), want);
+        }
+        let taken: BTreeSet<ServiceKey> = plan.put_services.iter().map(|(key, _)| *key).collect();
+        plan.drop_services.retain(|(key, id)| !taken.contains(key) && self.owners.get(key) == Some(id));
+        plan
+    }
+
+    /// Moves to tables with more room if the plan would fill these too far.
+    fn make_room(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        let need = [
+            (abi::SERVICES, plan.put_services.len()),
+            (abi::SLOTS, plan.put_slots.len()),
+            (abi::BACKENDS, plan.put_backends.len()),
+            (abi::NAMES, plan.put_names.len()),
+        ];
+        let fills = self.fills();
+        let over = |factor: usize| {
+            need.iter().any(|(map, puts)| {
+                let fill = fills.iter().find(|fill| fill.map == *map);
+                fill.is_some_and(|fill| {
+                    (fill.entries + puts) * 100 > fill.capacity as usize * factor * FULL_PERCENT
+                })
+            })
+        };
+        if !over(1) {
+            return Ok(());
+        }
+        let mut factor = 2;
+        while over(factor) {
+            factor *= 2;
+        }
+        self.grow(factor as u32)
+    }
+
+    /// Builds a bigger set beside this one, complete, and turns the hooks over to it.
+    fn grow(&mut self, factor: u32) -> Result<(), BackendError> {
+        let capacity = Capacity {
+            services: self.set.services.capacity().saturating_mul(factor),
+            slots: self.set.slots.capacity().saturating_mul(factor),
+        };
+        let number = self.number + 1;
+        self.pins.remove_set(number)?;
+        let programs = load::load(&self.pins, number, capacity)?;
+        let set = Set::open(&self.pins.set(number))?;
+        let mut all = Plan::default();
+        for (name, entries) in &self.have {
+            all.add(name, &Entries::default(), entries);
+        }
+        set.write(&all)?;
+        info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
+        (self.number, self.set, self.programs) = (number, set, programs);
+        if self.enabled { self.enable() } else { Ok(()) }
+    }
+
+    fn commit(&mut self, image: Vec<(ServicePortName, Entries)>, plan: &Plan) {
+        for (key, _) in &plan.drop_services {
+            self.owners.remove(key);
+        }
+        self.owners.extend(plan.put_services.iter().map(|(key, service)| (*key, service.id)));
+        for (name, entries) in image {
+            let new = sizes(&entries);
+            let old = if entries.id == 0 { self.have.remove(&name) } else { self.have.insert(name, entries) };
+            let old = old.as_ref().map_or([0; 2], sizes);
+            for ((total, new), old) in self.totals.iter_mut().zip(new).zip(old) {
+                *total = *total + new - old;
+            }
+        }
+    }
+
+    fn fills(&self) -> Vec<Fill> {
+        let [slots, backends] = self.totals;
+        fills_of(&self.set, [self.owners.len(), slots, backends, self.have.len()])
+    }
+}
+
+impl Backend for Ebpf {
+    fn installed(&self) -> BTreeSet<ServiceName> {
+        self.have.keys().map(|name| name.service.clone()).collect()
+    }
+
+    fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        if self.doubtful {
+            self.reread()?;
+        }
+        let image = self.image(wanted);
+        let plan = self.plan(&image);
+        if plan == Plan::default() {
+            return Ok(Applied::default());
+        }
+        self.make_room(&plan)?;
+        match self.set.write(&plan) {
+            Ok(applied) => {
+                self.commit(image, &plan);
+                Ok(applied)
+            }
+            Err(error) => {
+                self.doubtful = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn enable(&mut self) -> Result<(), BackendError> {
+        self.set.complete()?;
+        for hook in &HOOKS {
+            let program = load::program(&mut self.programs, hook.name)?;
+            let fd = program
+                .fd()
+                .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
+            self.links.put(hook, &self.cgroup, fd.as_fd())?;
+        }
+        self.enabled = true;
+        for number in self.pins.sets() {
+            if number != self.number {
+                self.pins.remove_set(number)?;
+            }
+        }
+        self.pins.remove_other_versions()
+    }
+
+    fn report(&self) -> Result<Report, BackendError> {
+        report(&self.pins, self.fills())
+    }
+}
+
+fn sizes(entries: &Entries) -> [usize; 2] {
+    [entries.slots.len(), entries.backends.len()]
+}
+
+/// The newest set that was filled completely and has the right shape.
+fn adoptable(pins: &Pins) -> Option<u32> {
+    let complete = |number: &u32| match Set::open(&pins.set(*number)) {
+        Ok(set) => set.is_complete(),
+        Err(error) => {
+            warn!(set = number, error = &error as &dyn std::error::Error, "a pinned set cannot be adopted");
+            false
+        }
+    };
+    pins.sets().into_iter().rev().find(complete)
+}
+
+/// Service ports of one Service.
+fn names_of<'a>(
+    have: &'a BTreeMap<ServicePortName, Entries>,
+    service: &'a ServiceName,
+) -> impl Iterator<Item = &'a ServicePortName> {
+    let first = ServicePortName {
+        service: service.clone(),
+        port: Arc::from(""),
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+    };
+    have.range(first..).map(|(name, _)| name).take_while(move |name| name.service == *service)
+}
+
+fn dump(set: &Set) -> Result<Dump, BackendError> {
+    Ok(Dump {
+        services: set.services.dump()?,
+        slots: set.slots.dump()?,
+        backends: set.backends.dump()?,
+        names: set.names.dump()?,
+    })
+}
+
+fn fills_of(set: &Set, entries: [usize; 4]) -> Vec<Fill> {
+    let capacities = [
+        (abi::SERVICES, set.services.capacity()),
+        (abi::SLOTS, set.slots.capacity()),
+        (abi::BACKENDS, set.backends.capacity()),
+        (abi::NAMES, set.names.capacity()),
+    ];
+    capacities
+        .into_iter()
+        .zip(entries)
+        .map(|((map, capacity), entries)| Fill { map: map.to_owned(), entries, capacity })
+        .collect()
+}
+
+fn report(pins: &Pins, maps: Vec<Fill>) -> Result<Report, BackendError> {
+    let counters = if maps.is_empty() { Vec::new() } else { set::counters(&pins.shared())? };
+    Ok(Report {
+        pin_dir: pins.top().to_owned(),
+        hooks: Links::new(pins.links()).states(),
+        maps,
+        counters: counters.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect(),
+    })
+}
+
+/// What the pinned maps hold, read without the daemon. Empty if nothing is installed.
+pub fn read_pinned(pins: &Pins) -> Result<Installed, BackendError> {
+    match adoptable(pins) {
+        Some(number) => Ok(by_port(dump(&Set::open(&pins.set(number))?)?)),
+        None => Ok(Installed::default()),
+    }
+}
+
+/// Hooks, tables and counters, read without the daemon.
+pub fn report_pinned(pins: &Pins) -> Result<Report, BackendError> {
+    let Some(number) = adoptable(pins) else { return report(pins, Vec::new()) };
+    let set = Set::open(&pins.set(number))?;
+    let Dump { services, slots, backends, names } = dump(&set)?;
+    report(pins, fills_of(&set, [services.len(), slots.len(), backends.len(), names.len()]))
+}
+
+/// What a service port with these entries does, for lists.
+pub fn describe(entries: &Entries) -> ServicePort {
+    let current = entries.services.first().map(|(_, service)| service.generation);
+    let listed: BTreeSet<u32> = entries
+        .slots
+        .iter()
+        .filter(|(key, _)| Some(key.generation) == current)
+        .map(|(_, slot)| slot.backend)
+        .collect();
+    let (active, draining): (Vec<_>, Vec<_>) =
+        entries.backends.iter().partition(|(id, _)| listed.contains(id));
+    let addresses = |list: Vec<&(u32, abi::Backend)>| {
+        list.into_iter().map(|(_, backend)| backend.endpoint.into()).collect()
+    };
+    ServicePort {
+        frontends: entries.services.iter().map(|(key, _)| key_address(key)).collect(),
+        endpoints: addresses(active),
+        draining: addresses(draining),
+    }
+}
+
+fn key_address(key: &ServiceKey) -> std::net::SocketAddr {
+    abi::Endpoint { address: key.address, port: key.port }.into()
+}

@@ -1,0 +1,114 @@
+//! One set of tables: opened from its pins, checked, written in order.
+
+use std::io;
+use std::path::Path;
+
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use dataplane_ebpf::abi::{self, Backend, Counter, MAPS, Name, Service, ServiceKey, Slot, SlotKey};
+use serde::{Deserialize, Serialize};
+
+use super::image::Plan;
+use super::pins::TABLES;
+use super::table::Table;
+use crate::backend::{Applied, BackendError};
+use crate::plan::{ORDER, Step};
+
+/// The tables of one set.
+pub(super) struct Set {
+    pub(super) services: Table<ServiceKey, Service>,
+    pub(super) slots: Table<SlotKey, Slot>,
+    pub(super) backends: Table<u32, Backend>,
+    pub(super) names: Table<u32, Name>,
+    meta: Array<MapData, u32>,
+}
+
+/// How full one map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    /// Its name.
+    pub map: String,
+    /// Entries in it.
+    pub entries: usize,
+    /// Entries that fit.
+    pub capacity: u32,
+}
+
+impl Set {
+    /// Opens the pinned tables in `directory`, and refuses what has another shape than this build expects.
+    pub(super) fn open(directory: &Path) -> Result<Self, BackendError> {
+        let [services, slots, backends, names, meta] = TABLES.map(|name| open(directory, name));
+        Ok(Self {
+            services: Table::new(abi::SERVICES, services?)?,
+            slots: Table::new(abi::SLOTS, slots?)?,
+            backends: Table::new(abi::BACKENDS, backends?)?,
+            names: Table::new(abi::NAMES, names?)?,
+            meta: Array::try_from(Map::Array(meta?)).map_err(|error| broken(abi::META, "open", error))?,
+        })
+    }
+
+    /// Whether it was filled completely once, by a daemon with this layout.
+    pub(super) fn is_complete(&self) -> bool {
+        let entry = |place: u32| self.meta.get(&place, 0).ok();
+        entry(abi::META_VERSION) == Some(abi::VERSION) && entry(abi::META_COMPLETE) == Some(1)
+    }
+
+    /// Says that it is filled completely.
+    pub(super) fn complete(&mut self) -> Result<(), BackendError> {
+        for (place, value) in [(abi::META_VERSION, abi::VERSION), (abi::META_COMPLETE, 1)] {
+            self.meta.set(place, value, 0).map_err(|error| broken(abi::META, "write", error))?;
+        }
+        Ok(())
+    }
+
+    /// Carries a plan out, make before break.
+    pub(super) fn write(&self, plan: &Plan) -> Result<Applied, BackendError> {
+        for step in ORDER {
+            match step {
+                Step::PutNames => self.names.put(&plan.put_names)?,
+                Step::PutBackends => self.backends.put(&plan.put_backends)?,
+                Step::PutSlots => self.slots.put(&plan.put_slots)?,
+                Step::PutServices => self.services.put(&plan.put_services)?,
+                Step::DropServices => {
+                    let keys: Vec<ServiceKey> = plan.drop_services.iter().map(|(key, _)| *key).collect();
+                    self.services.remove(&keys)?;
+                }
+                Step::DropSlots => self.slots.remove(&plan.drop_slots)?,
+                Step::DropBackends => self.backends.remove(&plan.drop_backends)?,
+                Step::DropNames => self.names.remove(&plan.drop_names)?,
+            }
+        }
+        Ok(Applied { puts: plan.puts(), drops: plan.drops() })
+    }
+}
+
+/// Opens one pinned map and compares its shape: the loader itself would take whatever is there.
+fn open(directory: &Path, name: &'static str) -> Result<MapData, BackendError> {
+    let data = MapData::from_pin(directory.join(name)).map_err(|error| broken(name, "open", error))?;
+    let info = data.info().map_err(|error| broken(name, "inspect", error))?;
+    let found = (info.key_size(), info.value_size());
+    let expected =
+        MAPS.iter().find(|shape| shape.name == name).map(|shape| (shape.key_size, shape.value_size));
+    if expected != Some(found) {
+        let bytes = |(key, value): (u32, u32)| format!("keys of {key} and values of {value} bytes");
+        let expected = expected.map(bytes).unwrap_or_default();
+        return Err(BackendError::Shape { map: name, found: bytes(found), expected });
+    }
+    Ok(data)
+}
+
+/// The event counts, summed over all CPUs.
+pub(super) fn counters(shared: &Path) -> Result<Vec<(Counter, u64)>, BackendError> {
+    let map = Map::PerCpuArray(open(shared, abi::COUNTERS)?);
+    let counts: PerCpuArray<MapData, u64> =
+        PerCpuArray::try_from(map).map_err(|error| broken(abi::COUNTERS, "open", error))?;
+    let sum = |counter: Counter| {
+        let values =
+            counts.get(&(counter as u32), 0).map_err(|error| broken(abi::COUNTERS, "read", error))?;
+        Ok((counter, values.iter().sum()))
+    };
+    Counter::ALL.into_iter().map(sum).collect()
+}
+
+fn broken(map: &'static str, deed: &'static str, error: aya::maps::MapError) -> BackendError {
+    BackendError::Map { deed, map, source: io::Error::other(error) }
+}

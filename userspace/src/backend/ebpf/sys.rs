@@ -1,0 +1,196 @@
+//! bpf(2), where aya 0.14 has no call for it: batch operations, links by pin.
+//!
+//! Command numbers and attribute layouts are those of `enum bpf_cmd` and `union bpf_attr` in include/uapi/linux/bpf.h;
+//! both are frozen kernel interface.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const OBJ_PIN: u32 = 6;
+const OBJ_GET: u32 = 7;
+const OBJ_GET_INFO_BY_FD: u32 = 15;
+const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_UPDATE_BATCH: u32 = 26;
+const MAP_DELETE_BATCH: u32 = 27;
+const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// The head of `struct bpf_link_info`, with the member for cgroup links.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LinkInfo {
+    /// Kind of link.
+    pub(super) kind: u32,
+    /// Id of the link.
+    pub(super) id: u32,
+    /// Id of the program behind it.
+    pub(super) program: u32,
+    pad: u32,
+    /// Id of the cgroup; zero once that cgroup is gone.
+    pub(super) cgroup: u64,
+    attach_type: u32,
+    reserved: u32,
+}
+
+fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: every attribute structure above is laid out as the kernel defines it for its command, and the pointers
+    // in it come from slices that outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    i32::try_from(result).ok().filter(|code| *code >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn text(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// Writes entries; keys and values lie one after the other. Stops at the first failure.
+pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: u32) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count,
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    bpf(MAP_UPDATE_BATCH, &mut attr).map(|_| ())
+}
+
+/// Removes entries. Returns how many were removed before the first key that is not there, and whether there was one.
+pub(super) fn delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> io::Result<(u32, bool)> {
+    let mut attr = BatchAttr { keys: keys.as_ptr() as u64, count, map_fd: raw(map), ..BatchAttr::default() };
+    match bpf(MAP_DELETE_BATCH, &mut attr) {
+        Ok(_) => Ok((attr.count, false)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((attr.count, true)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads entries from where `cursor` stands (`None`: the start) into the buffers, and moves it. Returns how many were
+/// read, and whether the end is reached.
+pub(super) fn lookup_batch(
+    map: BorrowedFd<'_>,
+    cursor: &mut Option<u32>,
+    keys: &mut [u8],
+    values: &mut [u8],
+    room: u32,
+) -> io::Result<(u32, bool)> {
+    let mut next = 0_u32;
+    let mut attr = BatchAttr {
+        in_batch: cursor.as_ref().map_or(0, |at| std::ptr::from_ref(at) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room,
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    let end = match bpf(MAP_LOOKUP_BATCH, &mut attr) {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    *cursor = Some(next);
+    Ok((attr.count, end))
+}
+
+/// Gives an object a name in the bpf file system.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = text(path)?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: raw(object), ..ObjAttr::default() };
+    bpf(OBJ_PIN, &mut attr).map(|_| ())
+}
+
+/// Opens a pinned object.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = text(path)?;
+    let mut attr = ObjAttr { pathname: path.as_ptr() as u64, ..ObjAttr::default() };
+    bpf(OBJ_GET, &mut attr).map(owned)
+}
+
+/// What a link is attached to.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut info = LinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: raw(link),
+        info_len: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// Attaches a program to a cgroup.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr { prog_fd: raw(program), target_fd: raw(cgroup), attach_type, flags: 0 };
+    bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Puts another program behind a link, atomically.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr =
+        LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdateAttr::default() };
+    bpf(LINK_UPDATE, &mut attr).map(|_| ())
+}

@@ -1,0 +1,109 @@
+//! One hash map in the kernel, read and written in batches.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+
+use aya::Pod;
+use aya::maps::MapData;
+
+use super::sys;
+use crate::backend::BackendError;
+
+/// Entries a system call carries. 4,096 take about 2 ms in the kernel, during which nothing else waits.
+const BATCH: usize = 4096;
+
+/// A map with keys `K` and values `V`.
+#[derive(Debug)]
+pub(super) struct Table<K, V> {
+    name: &'static str,
+    data: MapData,
+    capacity: u32,
+    kinds: PhantomData<(K, V)>,
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    /// Takes a map whose shape has been checked.
+    pub(super) fn new(name: &'static str, data: MapData) -> Result<Self, BackendError> {
+        let info = data.info().map_err(|error| failed(name, "inspect", io::Error::other(error)))?;
+        Ok(Self { name, data, capacity: info.max_entries(), kinds: PhantomData })
+    }
+
+    /// How many entries fit.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Writes entries, new or known.
+    pub(super) fn put(&self, entries: &[(K, V)]) -> Result<(), BackendError> {
+        for chunk in entries.chunks(BATCH) {
+            let keys: Vec<u8> = chunk.iter().flat_map(|(key, _)| bytes(key)).copied().collect();
+            let values: Vec<u8> = chunk.iter().flat_map(|(_, value)| bytes(value)).copied().collect();
+            sys::update_batch(self.data.fd().as_fd(), &keys, &values, chunk.len() as u32)
+                .map_err(|error| failed(self.name, "write", error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes entries; one that is not there is as good as removed.
+    pub(super) fn remove(&self, keys: &[K]) -> Result<(), BackendError> {
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let chunk = rest.get(..BATCH).unwrap_or(rest);
+            let flat: Vec<u8> = chunk.iter().flat_map(bytes).copied().collect();
+            let (removed, missing) = sys::delete_batch(self.data.fd().as_fd(), &flat, chunk.len() as u32)
+                .map_err(|error| failed(self.name, "remove from", error))?;
+            let done = removed as usize + usize::from(missing);
+            rest = rest.get(done.max(1)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Every entry, sorted by key.
+    pub(super) fn dump(&self) -> Result<Vec<(K, V)>, BackendError>
+    where
+        K: Ord,
+    {
+        let mut entries = Vec::new();
+        let mut cursor = None;
+        let mut room = BATCH;
+        loop {
+            let mut keys = vec![0_u8; room * size_of::<K>()];
+            let mut values = vec![0_u8; room * size_of::<V>()];
+            let read =
+                sys::lookup_batch(self.data.fd().as_fd(), &mut cursor, &mut keys, &mut values, room as u32);
+            let (count, end) = match read {
+                Ok(read) => read,
+                // A bucket holds more than there is room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    room *= 2;
+                    continue;
+                }
+                Err(error) => return Err(failed(self.name, "read", error)),
+            };
+            let keys = keys.chunks_exact(size_of::<K>()).map(value);
+            let values = values.chunks_exact(size_of::<V>()).map(value);
+            entries.extend(keys.zip(values).take(count as usize));
+            if end {
+                entries.sort_unstable_by_key(|(key, _): &(K, V)| *key);
+                entries.dedup_by_key(|(key, _)| *key);
+                return Ok(entries);
+            }
+        }
+    }
+}
+
+fn failed(map: &'static str, deed: &'static str, source: io::Error) -> BackendError {
+    BackendError::Map { deed, map, source }
+}
+
+fn bytes<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: a Pod type has no padding and no invalid bytes, and the slice borrows the value.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+fn value<T: Pod>(bytes: &[u8]) -> T {
+    debug_assert_eq!(bytes.len(), size_of::<T>(), "callers cut the buffer into whole entries");
+    // SAFETY: the slice has the size of T, any bytes are a valid Pod, and the read does not ask for alignment.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}

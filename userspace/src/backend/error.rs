@@ -1,0 +1,99 @@
+//! What can go wrong at the kernel's door.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An operation on the kernel that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Built without programs.
+    #[error("this build carries no eBPF programs; `cargo xtask build` makes one that does")]
+    NoPrograms,
+    /// Another daemon holds the pin directory.
+    #[error("another sluice daemon works on {}; stop it first, or give this one its own --pin-dir", .0.display())]
+    Busy(PathBuf),
+    /// The pin directory cannot hold pins.
+    #[error("{} is not on a bpf file system; mount one (`mount -t bpf bpf /sys/fs/bpf`) or choose another --pin-dir", .0.display())]
+    NotBpffs(PathBuf),
+    /// A file operation on pins.
+    #[error("could not {deed} {}", path.display())]
+    Pin {
+        /// What was tried.
+        deed: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The cgroup cannot be opened.
+    #[error("could not open the cgroup {}", path.display())]
+    Cgroup {
+        /// Its directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel or the loader refused the object.
+    #[error("could not load the eBPF object")]
+    Object(#[source] Box<aya::EbpfError>),
+    /// The object lacks something the daemon needs.
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    /// The kernel refused a program.
+    #[error("the kernel refused the program {hook}")]
+    Program {
+        /// Its name.
+        hook: &'static str,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A link could not be made or changed.
+    #[error("could not {deed} the hook {hook}")]
+    Link {
+        /// What was tried.
+        deed: &'static str,
+        /// Which hook.
+        hook: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map operation.
+    #[error("could not {deed} the map {map}")]
+    Map {
+        /// What was tried.
+        deed: &'static str,
+        /// Which map.
+        map: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A pinned map is not what its name says.
+    #[error("the pinned map {map} has {found}, expected {expected}")]
+    Shape {
+        /// Which map.
+        map: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+}
+
+impl BackendError {
+    /// Whether a table was full: bigger tables help.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Map { source, .. } => source.raw_os_error() == Some(libc::E2BIG),
+            Self::NoPrograms
+            | Self::Busy(_)
+            | Self::NotBpffs(_)
+            | Self::Pin { .. }
+            | Self::Cgroup { .. }
+            | Self::Object(_)
+            | Self::Missing(_)
+            | Self::Program { .. }
+            | Self::Link { .. }
+            | Self::Shape { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! A backend that keeps everything in memory: for tests of the loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::ebpf::Report;
+use super::{Applied, Backend, BackendError, Wanted};
+use crate::desired::ServicePort;
+use crate::model::{ServiceName, ServicePortName};
+
+/// What the backend holds; clones share it, so that a test can look.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+}
+
+/// What it was told.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// In force, by service port.
+    pub ports: BTreeMap<ServicePortName, ServicePort>,
+    /// How often `apply` was called.
+    pub applies: usize,
+    /// How often `enable` was called.
+    pub enables: usize,
+    /// How many of the next calls of `apply` shall fail.
+    pub failures: usize,
+}
+
+impl Memory {
+    /// Reads or changes the state.
+    pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        look(&mut state)
+    }
+}
+
+impl Backend for Memory {
+    fn installed(&self) -> BTreeSet<ServiceName> {
+        self.with(|state| state.ports.keys().map(|name| name.service.clone()).collect())
+    }
+
+    fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        self.with(|state| {
+            state.applies += 1;
+            if state.failures > 0 {
+                state.failures -= 1;
+                return Err(BackendError::Missing("patience"));
+            }
+            let before = state.ports.clone();
+            state.ports.retain(|name, _| !wanted.contains_key(&name.service));
+            state.ports.extend(wanted.values().flatten().map(|(name, port)| (name.clone(), port.clone())));
+            let puts = state.ports.iter().filter(|(name, port)| before.get(*name) != Some(*port)).count();
+            let drops = before.keys().filter(|name| !state.ports.contains_key(*name)).count();
+            Ok(Applied { puts, drops })
+        })
+    }
+
+    fn enable(&mut self) -> Result<(), BackendError> {
+        self.with(|state| state.enables += 1);
+        Ok(())
+    }
+
+    fn report(&self) -> Result<Report, BackendError> {
+        Ok(Report { pin_dir: PathBuf::new(), hooks: Vec::new(), maps: Vec::new(), counters: BTreeMap::new() })
+    }
+}

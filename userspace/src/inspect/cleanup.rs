@@ -1,0 +1,22 @@
+//! `sluice cleanup`: removes everything that was ever installed.
+
+use std::path::Path;
+
+use super::print;
+use crate::backend::BackendError;
+use crate::backend::ebpf::Pins;
+
+/// Removes all pins; the kernel detaches the programs and frees the maps. Refused while a daemon runs: it would put
+/// everything back.
+pub fn run(pin_dir: &Path) -> Result<(), BackendError> {
+    if !pin_dir.exists() {
+        print(&format!("nothing is installed below {}", pin_dir.display()));
+        return Ok(());
+    }
+    let pins = Pins::new(pin_dir);
+    let lock = pins.prepare()?;
+    let removed = pins.remove_all()?;
+    drop(lock);
+    print(&format!("removed {removed} pins below {}", pin_dir.display()));
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `sluice status`: what the daemon does, and what the kernel has.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::table::table;
+use super::{Output, print, print_json};
+use crate::backend::ebpf::{Pins, Report, report_pinned};
+use crate::model::Problem;
+use crate::reconcile::chain;
+
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything there is to tell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// What the daemon says; absent when none answers.
+    pub daemon: Option<DaemonStatus>,
+    /// What is in the kernel; absent when nothing is installed or it cannot be read.
+    pub kernel: Option<Report>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// The daemon's part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DaemonStatus {
+    /// Always true: a daemon that answers runs.
+    pub running: bool,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// How long it has run.
+    pub uptime_seconds: u64,
+    /// Where its objects come from.
+    pub source: String,
+    /// Whether the kernel is as the objects say.
+    pub synced: bool,
+    /// Services it serves.
+    pub services: usize,
+    /// EndpointSlices it knows.
+    pub slices: usize,
+    /// Endpoints in them.
+    pub endpoints: usize,
+    /// How often it has programmed the kernel.
+    pub passes: u64,
+    /// How long the last change took from its arrival until it was in force, in milliseconds.
+    pub last_change_millis: Option<f64>,
+}
+
+/// Prints the status. False if no daemon answers, or it is not synced.
+pub fn run(socket: &Path, pin_dir: &Path, output: Output) -> anyhow::Result<bool> {
+    let status = ask(socket).unwrap_or_else(|error| without_daemon(socket, pin_dir, &error));
+    match output {
+        Output::Json => print_json(&status)?,
+        Output::Table => print(&text(&status)),
+    }
+    Ok(status.daemon.is_some_and(|daemon| daemon.synced))
+}
+
+fn ask(socket: &Path) -> std::io::Result<Status> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"status\n")?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Status {
+    let silent = Problem::new("daemon", "", format!("does not answer on {}: {error}", socket.display()));
+    let (kernel, unread) = match report_pinned(&Pins::new(pin_dir)) {
+        Ok(report) => (Some(report), None),
+        Err(error) => (None, Some(Problem::new("kernel", "", chain(&error)))),
+    };
+    Status { daemon: None, kernel, problems: [Some(silent), unread].into_iter().flatten().collect() }
+}
+
+fn text(status: &Status) -> String {
+    let mut text = match &status.daemon {
+        Some(daemon) => daemon_text(daemon),
+        None => "daemon    not running; what follows is what the kernel has\n".to_owned(),
+    };
+    if let Some(report) = &status.kernel {
+        text += &kernel_text(report);
+    }
+    if status.problems.is_empty() {
+        return text + "problems  none\n";
+    }
+    let row = |problem: &Problem| {
+        let Problem { object, field, message, source } = problem.clone();
+        vec![object, field, message, source.unwrap_or_default()]
+    };
+    let rows: Vec<_> = status.problems.iter().map(row).collect();
+    text + "\n" + &table(&["PROBLEM WITH", "FIELD", "WHAT", "FILE"], &rows)
+}
+
+fn daemon_text(daemon: &DaemonStatus) -> String {
+    let DaemonStatus { running: _, pid, version, uptime_seconds, source, synced, .. } = daemon;
+    let state = if *synced { "synced" } else { "NOT synced" };
+    let took =
+        daemon.last_change_millis.map_or_else(|| "none yet".to_owned(), |took| format!("{took:.2} ms"));
+    format!(
+        "daemon    sluice {version}, pid {pid}, up {uptime_seconds} s\n\
+         source    {source}\n\
+         state     {state}\n\
+         objects   {} services, {} slices, {} endpoints\n\
+         changes   {} passes, the last took {took}\n",
+        daemon.services, daemon.slices, daemon.endpoints, daemon.passes
+    )
+}
+
+fn kernel_text(report: &Report) -> String {
+    let off: Vec<&str> =
+        report.hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.hook.as_str()).collect();
+    let on = report.hooks.len() - off.len();
+    let missing = if off.is_empty() { String::new() } else { format!(", NOT attached: {}", off.join(" ")) };
+    let maps: Vec<String> = report
+        .maps
+        .iter()
+        .map(|fill| format!("{} {}/{}", fill.map.to_lowercase(), fill.entries, fill.capacity))
+        .collect();
+    let counters: Vec<String> =
+        report.counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    format!(
+        "hooks     {on} of {} attached{missing}\n\
+         maps      {}\n\
+         events    {}\n\
+         pins      {}\n",
+        report.hooks.len(),
+        or_none(maps),
+        or_none(counters),
+        report.pin_dir.display()
+    )
+}

@@ -1,0 +1,16 @@
+//! Sluice: the daemon that makes the addresses of Kubernetes Services answer on one node.
+//!
+//! Data runs one way: API objects ([`source`]) to facts ([`model`]) to what this node should do ([`desired`]) to a list
+//! of changes ([`plan`]) to the kernel ([`backend`]). One loop ([`reconcile`]) owns all state.
+
+pub mod backend;
+pub mod config;
+pub mod desired;
+pub mod inspect;
+pub mod model;
+pub mod plan;
+pub mod privilege;
+pub mod reconcile;
+pub mod run;
+pub mod serve;
+pub mod source;

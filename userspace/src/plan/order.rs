@@ -1,0 +1,35 @@
+//! Make before break, written once.
+
+/// One kind of write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Names of services: first in and last out, so that whatever a dump shows has a name.
+    PutNames,
+    /// Endpoints.
+    PutBackends,
+    /// New generations of endpoint lists.
+    PutSlots,
+    /// Services: each of these writes is a commit point.
+    PutServices,
+    /// Addresses that answer no more.
+    DropServices,
+    /// Old generations.
+    DropSlots,
+    /// Endpoints that left.
+    DropBackends,
+    /// Names nobody bears.
+    DropNames,
+}
+
+/// The order in which a plan is carried out. What a service points at exists before the service does, and goes after
+/// nothing points at it.
+pub const ORDER: [Step; 8] = [
+    Step::PutNames,
+    Step::PutBackends,
+    Step::PutSlots,
+    Step::PutServices,
+    Step::DropServices,
+    Step::DropSlots,
+    Step::DropBackends,
+    Step::DropNames,
+];

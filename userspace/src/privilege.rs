@@ -1,0 +1,69 @@
+//! What the daemon needs of the kernel, said before it is missed.
+
+use std::fs;
+
+/// A capability, by number and by name (include/uapi/linux/capability.h).
+struct Capability {
+    bit: u32,
+    name: &'static str,
+    why: &'static str,
+}
+
+const NEEDED: [Capability; 2] = [
+    Capability { bit: 39, name: "CAP_BPF", why: "to load programs and maps" },
+    Capability { bit: 12, name: "CAP_NET_ADMIN", why: "to attach programs to the cgroup's socket hooks" },
+];
+
+/// Includes what CAP_BPF and CAP_NET_ADMIN allow for bpf(2) (kernel commit 2c78ee898d8f).
+const SYS_ADMIN: u32 = 21;
+
+/// One sentence for each capability that this process lacks; empty if it has all.
+pub fn missing() -> Vec<String> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective(&status).map(missing_in).unwrap_or_default()
+}
+
+/// The effective set, from /proc/self/status.
+fn effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn missing_in(set: u64) -> Vec<String> {
+    let has = |bit: u32| set & (1 << bit) != 0;
+    let sentence = |capability: &Capability| {
+        let Capability { bit: _, name, why } = capability;
+        format!(
+            "{name} is missing: it is needed {why}; run as root, or add it (securityContext.capabilities.add)"
+        )
+    };
+    NEEDED
+        .iter()
+        .filter(|capability| !has(capability.bit) && !(capability.bit == 39 && has(SYS_ADMIN)))
+        .map(sentence)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{effective, missing_in};
+
+    #[test]
+    fn each_missing_capability_is_named() {
+        assert_eq!(missing_in(1 << 39 | 1 << 12), Vec::<String>::new());
+        let missing = missing_in(1 << 12);
+        assert!(missing.len() == 1 && missing.iter().all(|line| line.contains("CAP_BPF")), "{missing:?}");
+        assert_eq!(missing_in(0).len(), 2);
+    }
+
+    #[test]
+    fn sys_admin_includes_bpf() {
+        assert_eq!(missing_in(1 << 21 | 1 << 12), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_effective_set_is_read_from_the_status_file() {
+        assert_eq!(effective("Name:\tx\nCapEff:\t0000000000001000\n"), Some(0x1000));
+        assert_eq!(effective("Name:\tx\n"), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! `sluice run`: puts the parts together.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use crate::backend::ebpf::{Ebpf, Settings};
+use crate::config::Run;
+use crate::reconcile::{Inputs, Reconciler};
+use crate::source::{self, BACKLOG};
+use crate::{privilege, serve};
+
+/// Runs the daemon until a signal ends it. What is installed stays in force.
+pub async fn run(flags: &Run) -> anyhow::Result<()> {
+    // Before anything slow: a signal from now on is a request to end.
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let backend = open(flags)?;
+    let (changes, received) = mpsc::channel(BACKLOG);
+    let (ask, asks) = mpsc::channel(16);
+    let (end, shutdown) = oneshot::channel();
+    let listener = serve::listen(&flags.socket.socket)
+        .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
+    tokio::spawn(serve::serve(listener, ask));
+    let source = start_source(flags, changes).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), node = flags.node(), source, "started");
+    let inputs = Inputs { changes: received, asks, shutdown };
+    let mut reconciler = tokio::spawn(Reconciler::new(backend, source).run(inputs));
+    let [terminate, interrupt] = &mut signals;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut reconciler => {
+            error!(?ended, "the loop ended by itself");
+            bail!("the loop ended by itself");
+        }
+    }
+    info!("ending; programs and maps stay in force");
+    let _ = end.send(());
+    reconciler.await.context("the loop failed while ending")?;
+    // It may be gone already, with the directory it was in.
+    let _ = std::fs::remove_file(&flags.socket.socket);
+    Ok(())
+}
+
+fn open(flags: &Run) -> anyhow::Result<Ebpf> {
+    let missing = privilege::missing();
+    if !missing.is_empty() {
+        bail!("{}", missing.join("\n"));
+    }
+    let Some(cgroup) = flags.cgroup() else {
+        bail!("no cgroup v2 tree is mounted; mount one, or name its directory with --cgroup");
+    };
+    if let Some(place) = flags.pins.mount_needed() {
+        mount_bpffs(place)?;
+    }
+    let settings = Settings { cgroup, pin_dir: flags.pins.path(), capacity: flags.capacity() };
+    info!(cgroup = %settings.cgroup.display(), pin_dir = %settings.pin_dir.display(), "opening the dataplane");
+    Ok(Ebpf::open(&settings)?)
+}
+
+async fn start_source(flags: &Run, changes: source::Changes) -> anyhow::Result<String> {
+    if let Some(directory) = &flags.source {
+        tokio::spawn(source::folder::follow(directory.clone(), changes));
+        return Ok(format!("folder {}", directory.display()));
+    }
+    let config = match &flags.kubeconfig {
+        Some(path) => {
+            let file =
+                Kubeconfig::read_from(path).with_context(|| format!("could not read {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+        }
+        None => Config::incluster().context(
+            "this is not a pod with a service account; name a source with --source or --kubeconfig",
+        )?,
+    };
+    let name = format!("API server {}", config.cluster_url);
+    tokio::spawn(source::watch::follow(Client::try_from(config)?, changes));
+    Ok(name)
+}
+
+/// Mounts a bpf file system where it belongs.
+fn mount_bpffs(place: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(place)?;
+    let target = CString::new(place.as_os_str().as_encoded_bytes())?;
+    let kind = c"bpf".as_ptr();
+    // SAFETY: all three are C strings that outlive the call; this file system takes no data.
+    let result = unsafe { libc::mount(kind, target.as_ptr(), kind, 0, std::ptr::null()) };
+    if result != 0 {
+        let error = std::io::Error::last_os_error();
+        bail!(
+            "no bpf file system is mounted, and mounting one on {} failed: {error}; \
+             mount it before (`mount -t bpf bpf {0}`) or name one with --pin-dir",
+            place.display()
+        );
+    }
+    info!(place = %place.display(), "mounted a bpf file system");
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! The unix socket on which the tool asks the daemon. One line in (`status`), one line of JSON out. Root only.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::reconcile::Ask;
+
+/// How long a client may take to ask and to read.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens the socket. A file left by a daemon that is gone is replaced; one that still answers is an error.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers there"));
+    }
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers until the loop has ended.
+pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
+    while !asks.is_closed() {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let asks = asks.clone();
+                tokio::spawn(async move {
+                    match timeout(PATIENCE, answer(stream, asks)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => debug!(%error, "a client of the socket went away"),
+                        Err(_) => debug!("a client of the socket was too slow"),
+                    }
+                });
+            }
+            Err(error) => {
+                warn!(%error, "could not accept on the socket");
+                tokio::time::sleep(PATIENCE).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).await?;
+    let reply = match line.trim() {
+        "status" => status(asks).await?,
+        other => {
+            serde_json::json!({ "error": format!("unknown request {other:?}; try \"status\"") }).to_string()
+        }
+    };
+    writer.write_all(reply.as_bytes()).await?;
+    writer.write_all(b"\n").await
+}
+
+async fn status(asks: mpsc::Sender<Ask>) -> io::Result<String> {
+    let (ask, reply) = oneshot::channel();
+    let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the daemon is ending");
+    asks.send(ask).await.map_err(|_| ended())?;
+    let status = reply.await.map_err(|_| ended())?;
+    Ok(serde_json::to_string(&status)?)
+}
