@@ -176,12 +176,12 @@ fn take_out(error: &clap::Error, arguments: &mut Vec<OsString>) -> bool {
     };
     let alone = arguments.remove(at).to_string_lossy() == flag;
     // `--flag value`: the value was refused, so it goes with its flag.
-    if alone && matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
-        if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-            && arguments.get(at).is_some_and(|next| next.to_string_lossy() == *value)
-        {
-            arguments.remove(at);
-        }
+    if alone
+        && matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
+        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && arguments.get(at).is_some_and(|next| next.to_string_lossy() == *value)
+    {
+        arguments.remove(at);
     }
     true
 }

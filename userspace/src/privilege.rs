@@ -9,8 +9,10 @@ struct Capability {
     why: &'static str,
 }
 
+const BPF: u32 = 39;
+
 const NEEDED: [Capability; 2] = [
-    Capability { bit: 39, name: "CAP_BPF", why: "to load programs and maps" },
+    Capability { bit: BPF, name: "CAP_BPF", why: "to load programs and maps" },
     Capability { bit: 12, name: "CAP_NET_ADMIN", why: "to attach programs to the cgroup's socket hooks" },
 ];
 
@@ -39,7 +41,7 @@ fn missing_in(set: u64) -> Vec<String> {
     };
     NEEDED
         .iter()
-        .filter(|capability| !has(capability.bit) && !(capability.bit == 39 && has(SYS_ADMIN)))
+        .filter(|capability| !has(capability.bit) && (capability.bit != BPF || !has(SYS_ADMIN)))
         .map(sentence)
         .collect()
 }

@@ -28,13 +28,13 @@ pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
 }
 
 /// `sendto()` and `sendmsg()` with an address: the same endpoint as the last time this socket sent to this service, as
-/// long as it serves; else a new choice.
+/// long as it serves, also when new flows would be refused; else a new choice.
 #[inline(always)]
 pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
     let key = ServiceKey::new(&service, socket.protocol());
     if let Some(peer) = remembered(socket, &service)
-        && tables.service(&key).is_some_and(|found| found.slots != 0 && holds(tables, found.id, &peer))
+        && tables.service(&key).is_some_and(|found| holds(tables, found.id, &peer))
     {
         socket.set_remote(&peer.backend);
         return Verdict::Translated;
@@ -126,7 +126,7 @@ fn remember(memory: &mut Datagrams, peer: &Peer) {
     memory.next = (next as u32 + 1) % DATAGRAM_PEERS as u32;
 }
 
-/// The service that stands for an endpoint in this socket's eyes: of two, the one written last is as good.
+/// The service that stands for an endpoint in this socket's eyes. Of two that share the endpoint either is as good.
 #[inline(always)]
 fn service_of(memory: &Datagrams, backend: &Endpoint) -> Option<Endpoint> {
     for peer in &memory.peers {

@@ -207,7 +207,19 @@ fn datagrams_are_refused_when_nobody_is_left() {
     let mut socket = socket(UDP, WEB);
     check_send(&mut socket, &tables, WEB, 5);
     put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 0 }, &[]);
+    tables.backends.clear();
     check(resend(&mut socket, &tables, WEB), NO_ENDPOINT, &socket, &endpoint(WEB));
+}
+
+#[test]
+fn a_datagram_flow_stays_with_a_serving_endpoint_when_new_flows_are_refused() {
+    let mut tables = web(&[5]);
+    let mut old = socket(UDP, WEB);
+    check_send(&mut old, &tables, WEB, 5);
+    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 0 }, &[]);
+    check(resend(&mut old, &tables, WEB), Verdict::Translated, &old, &backend(5));
+    let mut new = socket(UDP, WEB);
+    check(send(&mut new, &tables), NO_ENDPOINT, &new, &endpoint(WEB));
 }
 
 #[test]

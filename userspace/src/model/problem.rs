@@ -33,7 +33,7 @@ pub struct ObjectRef {
 pub struct Problem {
     /// Whose it is: "Service default/web" or "file a.yaml".
     pub object: String,
-    /// Where in it: "spec.ports[1].port".
+    /// Where in it: "spec.ports[1].port". Empty if it is the whole.
     pub field: String,
     /// What is wrong, with the value.
     pub message: String,
@@ -90,10 +90,36 @@ impl fmt::Display for ObjectRef {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, field, message, source } = self;
-        write!(f, "{object}: {field}: {message}")?;
+        write!(f, "{object}: ")?;
+        if !field.is_empty() {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(message)?;
         match source {
             Some(source) => write!(f, " ({source})"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_says_whose_where_what_and_from_which_file() {
+        check("spec.type", None, "Service default/web: spec.type: bad");
+        check("spec.type", Some("a.yaml"), "Service default/web: spec.type: bad (a.yaml)");
+    }
+
+    #[test]
+    fn a_problem_of_the_whole_object_names_no_field() {
+        check("", None, "Service default/web: bad");
+    }
+
+    fn check(field: &str, source: Option<&str>, text: &str) {
+        let object = ObjectRef::new(Kind::Service, "default", "web");
+        let source = source.map(str::to_owned);
+        assert_eq!(Problem { source, ..Problem::new(object, field, "bad") }.to_string(), text);
     }
 }

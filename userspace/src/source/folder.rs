@@ -17,8 +17,8 @@ use inotify::{EventMask, Inotify, WatchMask};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::Changes;
 use super::manifest::{self, Object};
-use super::{Changes, object_ref};
 use crate::model::{Applied, Change, Kind, ObjectRef, Problem, parse};
 
 /// How often a folder that has gone is looked for.
@@ -301,15 +301,15 @@ fn change(object: Object, file: &str) -> (ObjectRef, Change) {
     };
     match object {
         Object::Service(mut service) => {
-            service.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-            let object = object_ref(Kind::Service, &service.metadata);
+            parse::default_service(&mut service);
+            let object = parse::reference(Kind::Service, &service.metadata);
             let (value, problems) = parse::service(&service);
             let applied = Applied { object: object.clone(), value, problems: from(problems) };
             (object, Change::Service(applied))
         }
         Object::Slice(mut slice) => {
-            slice.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-            let object = object_ref(Kind::EndpointSlice, &slice.metadata);
+            parse::default_slice(&mut slice);
+            let object = parse::reference(Kind::EndpointSlice, &slice.metadata);
             let (value, problems) = parse::slice(&slice);
             let applied = Applied { object: object.clone(), value, problems: from(problems) };
             (object, Change::Slice(applied))

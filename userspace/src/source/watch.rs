@@ -5,6 +5,7 @@ use std::fmt;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, Resource};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
@@ -12,7 +13,7 @@ use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use super::{Changes, object_ref};
+use super::Changes;
 use crate::model::{Applied, Change, Kind, Parsed, Problem, parse};
 
 /// Services of other proxies, by label, and headless ones are never sent to us.
@@ -27,7 +28,7 @@ trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debu
     fn config() -> watcher::Config;
     fn change(&self) -> Change;
     /// The change for an object that cannot be read.
-    fn unreadable(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, error: &str) -> Change;
+    fn unreadable(meta: &ObjectMeta, error: &str) -> Change;
 }
 
 impl Watched for Service {
@@ -39,11 +40,11 @@ impl Watched for Service {
 
     fn change(&self) -> Change {
         let (value, problems) = parse::service(self);
-        Change::Service(Applied { object: object_ref(Self::KIND, &self.metadata), value, problems })
+        Change::Service(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
     }
 
-    fn unreadable(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, error: &str) -> Change {
-        let object = object_ref(Self::KIND, meta);
+    fn unreadable(meta: &ObjectMeta, error: &str) -> Change {
+        let object = parse::reference(Self::KIND, meta);
         let problems = vec![Problem::new(&object, "", error)];
         Change::Service(Applied { object, value: Parsed::Skip, problems })
     }
@@ -58,11 +59,11 @@ impl Watched for EndpointSlice {
 
     fn change(&self) -> Change {
         let (value, problems) = parse::slice(self);
-        Change::Slice(Applied { object: object_ref(Self::KIND, &self.metadata), value, problems })
+        Change::Slice(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
     }
 
-    fn unreadable(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta, error: &str) -> Change {
-        let object = object_ref(Self::KIND, meta);
+    fn unreadable(meta: &ObjectMeta, error: &str) -> Change {
+        let object = parse::reference(Self::KIND, meta);
         let problems = vec![Problem::new(&object, "", error)];
         Change::Slice(Applied { object, value: Parsed::Skip, problems })
     }
@@ -153,7 +154,7 @@ impl Watch {
                 })
                 .await
             }
-            Event::Delete(object) => self.send(Change::Deleted(object_ref(self.kind, object.meta()))).await,
+            Event::Delete(object) => self.send(Change::Deleted(parse::reference(self.kind, object.meta()))).await,
         }
     }
 

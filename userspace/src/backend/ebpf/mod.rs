@@ -1,5 +1,7 @@
 //! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
 
+#[cfg(test)]
+mod crash;
 mod image;
 mod links;
 mod load;

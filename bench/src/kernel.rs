@@ -1,0 +1,111 @@
+//! What the kernel has, as cheaply as it can be asked: one look into a pinned map, one wait for a commit of nftables.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{HashMap, Map, MapData};
+use dataplane_ebpf::abi::{self, Endpoint, Service, ServiceKey};
+use lab::Node;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+/// IP protocol number of what all shapes use.
+const TCP: u8 = 6;
+
+/// The map of services of one node's daemon.
+pub(crate) struct Services(HashMap<MapData, ServiceKey, Service>);
+
+impl Services {
+    /// Opens the pinned map.
+    pub(crate) fn open(node: &Node) -> Result<Self> {
+        let path = newest_set(node.pin_dir())?.join(abi::SERVICES);
+        let data = MapData::from_pin(&path).with_context(|| format!("could not open {}", path.display()))?;
+        Ok(Self(HashMap::try_from(Map::HashMap(data))?))
+    }
+
+    /// The entry of a TCP service.
+    pub(crate) fn get(&self, address: SocketAddr) -> Result<Service> {
+        let key = ServiceKey::new(&Endpoint::from(address), TCP);
+        self.0.get(&key, 0).with_context(|| format!("{address} is not in the kernel"))
+    }
+
+    /// Looks again and again until another list of `slots` endpoints is in force, and says when it was. `pause` keeps
+    /// a core free where others need it.
+    pub(crate) fn changed(
+        &self,
+        address: SocketAddr,
+        before: Service,
+        slots: u32,
+        pause: Option<Duration>,
+    ) -> Result<Instant> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let entry = self.get(address)?;
+            let seen = Instant::now();
+            if entry.generation != before.generation && entry.slots == slots {
+                return Ok(seen);
+            }
+            if seen > end {
+                bail!("{address} still has {entry:?}");
+            }
+            pause.into_iter().for_each(std::thread::sleep);
+        }
+    }
+}
+
+fn newest_set(pins: &Path) -> Result<PathBuf> {
+    let home = pins.join(format!("v{}", abi::VERSION));
+    let entries = std::fs::read_dir(&home).with_context(|| format!("could not read {}", home.display()))?;
+    let number = |name: &str| name.strip_prefix("maps-")?.parse::<u32>().ok();
+    let sets = entries.flatten().filter_map(|entry| number(&entry.file_name().to_string_lossy()));
+    let newest = sets.max().with_context(|| format!("no maps in {}", home.display()))?;
+    Ok(home.join(format!("maps-{newest}")))
+}
+
+/// NFNLGRP_NFTABLES of include/uapi/linux/netfilter/nfnetlink.h, as a bit.
+const NFTABLES_GROUP: u32 = 1 << 6;
+
+/// The kernel's announcements of nftables commits in one namespace; it makes them when a commit is done.
+pub(crate) struct Commits(OwnedFd);
+
+impl Commits {
+    /// Listens in a node's namespace.
+    pub(crate) fn of(node: &Node) -> Result<Self> {
+        node.netns().run(|| {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let listener =
+                socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+            bind(listener.as_raw_fd(), &NetlinkAddr::new(0, NFTABLES_GROUP))
+                .context("could not listen to nftables")?;
+            Ok(Self(listener))
+        })
+    }
+
+    /// Forgets what was announced before.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(_) | Err(Errno::ENOBUFS) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(error) => return Err(error).context("could not listen to nftables"),
+            }
+        }
+    }
+
+    /// Waits for the next one, and says when it came.
+    pub(crate) fn next(&self, limit: Duration) -> Result<Instant> {
+        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(limit.as_secs() as i64, 0))?;
+        let mut buffer = [0; 4096];
+        match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(_) | Err(Errno::ENOBUFS) => Ok(Instant::now()),
+            Err(error) => Err(error).context("no commit of nftables was announced"),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a connection through a service address costs, beside one to the endpoint itself.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use lab::cgroup::Cgroup;
+use lab::process::{Place, Process};
+use lab::{Daemon, Lab, Node, Pod, Settings};
+use serde_json::{Value, json};
+
+use super::{Bench, lab, retire};
+use crate::cluster::Cluster;
+use crate::report::{Better, Report, Row, Title};
+use crate::rival::{self, Rival};
+use crate::shapes::{self, Format};
+use crate::traffic::{self, Client, Deed, NOBODY, SHORT, STREAM};
+
+const SUITE: &str = "connect";
+/// The service that is connected to.
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// How much is measured.
+struct Amount {
+    /// Other services beside the one that is used.
+    services: u32,
+    rounds: u32,
+    /// Of one turn.
+    time: Duration,
+    /// Of `connect()` in one turn.
+    calls: u32,
+}
+
+/// Clients, and what they reach. The first is outside the control group that the daemon serves, the second inside, the
+/// third on the rival's node, if there is one.
+struct Stage {
+    clients: Vec<Client>,
+    server: SocketAddr,
+    rival: Option<SocketAddr>,
+}
+
+/// Who goes where: a client and its destination.
+type Lane = (usize, SocketAddr);
+
+const OUTSIDE: usize = 0;
+const INSIDE: usize = 1;
+const RIVAL: usize = 2;
+
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    let Bench { quick, report, cluster } = bench;
+    let cluster = cluster.get()?.map(|cluster| &*cluster);
+    let time = Duration::from_millis(if *quick { 250 } else { 500 });
+    let amount = match quick {
+        true => Amount { services: 1_000, rounds: 7, time, calls: 100_000 },
+        false => Amount { services: 10_000, rounds: 21, time, calls: 300_000 },
+    };
+    let lab = lab(cluster)?;
+    let node = lab.node("sluice")?;
+    let (client, server) = (node.pod("client")?, node.pod("server")?);
+    let _server = traffic::serve(&server.place())?;
+    let daemon = start_daemon(&node, &server, amount.services)?;
+    let bare = Place::within(client.netns(), &Arc::new(Cgroup::new()?));
+    let clients = vec![Client::start(&bare)?, Client::start(&client.place())?];
+    let mut stage = Stage { clients, server: server.at(SHORT), rival: None };
+    let _rival = cluster.map(|cluster| start_rival(&lab, cluster, &mut stage)).transpose()?;
+    eprintln!("measuring connections: {} rounds", amount.rounds);
+    rates(&mut stage, &amount, report)?;
+    bulks(&mut stage, &amount, report)?;
+    datagrams(&mut stage, &amount, report)?;
+    retire(daemon)
+}
+
+fn start_daemon(node: &Node, server: &Pod, services: u32) -> Result<Daemon> {
+    let folder = node.folder().join("manifests");
+    shapes::fill(&folder, services, Format::Json)?;
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": target(server) });
+    std::fs::write(folder.join("target.json"), list.to_string())?;
+    node.daemon(Settings::folder(&folder))
+}
+
+/// What must stay alive while the rival is measured.
+struct RivalSide {
+    _rival: Rival,
+    _server: Process,
+}
+
+fn start_rival(lab: &Lab, cluster: &Cluster, stage: &mut Stage) -> Result<RivalSide> {
+    let node = lab.node("rival")?;
+    let (client, server) = (node.pod("client")?, node.pod("server")?);
+    let process = traffic::serve(&server.place())?;
+    cluster.apply(&target(&server))?;
+    let mut rival = Rival::start(node, cluster)?;
+    rival.synced(1)?;
+    stage.clients.push(Client::start(&client.place())?);
+    stage.rival = Some(server.at(SHORT));
+    Ok(RivalSide { _rival: rival, _server: process })
+}
+
+/// The service, and its one endpoint.
+fn target(server: &Pod) -> [Value; 2] {
+    let ports = [("short", "TCP", 80, SHORT), ("stream", "TCP", 81, STREAM), ("datagram", "UDP", 80, NOBODY)];
+    let service = ports.map(|(name, protocol, port, target)| {
+        json!({ "name": name, "protocol": protocol, "port": port, "targetPort": target })
+    });
+    let slice = ports.map(|(name, protocol, _, port)| json!({ "name": name, "protocol": protocol, "port": port }));
+    [
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": "target", "namespace": "default" },
+            "spec": { "clusterIP": SERVICE, "clusterIPs": [SERVICE], "ports": service },
+        }),
+        json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "target-1",
+                "namespace": "default",
+                "labels": { "kubernetes.io/service-name": "target" },
+            },
+            "addressType": "IPv4",
+            "ports": slice,
+            "endpoints": [{ "addresses": [server.v4()], "conditions": { "ready": true } }],
+        }),
+    ]
+}
+
+fn at(address: impl Into<std::net::IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
+}
+
+fn rates(stage: &mut Stage, amount: &Amount, report: &mut Report) -> Result<()> {
+    let figures = through(stage, Deed::Rate(amount.time), amount.rounds, SHORT, 80)?;
+    compare("rate", "/s", &figures).into_iter().for_each(|row| report.add(row));
+    Ok(())
+}
+
+fn bulks(stage: &mut Stage, amount: &Amount, report: &mut Report) -> Result<()> {
+    let figures = through(stage, Deed::Bulk(amount.time), amount.rounds.min(11), STREAM, 81)?;
+    compare("bulk", "Gbit/s", &figures).into_iter().for_each(|row| report.add(row));
+    Ok(())
+}
+
+/// Directly and through the service, with the daemon and with the rival, in turns.
+fn through(stage: &mut Stage, deed: Deed, rounds: u32, port: u16, service: u16) -> Result<Vec<Vec<f64>>> {
+    let to = |server: SocketAddr| at(server.ip(), port);
+    let mut lanes = vec![(OUTSIDE, to(stage.server)), (INSIDE, at(SERVICE, service))];
+    if let Some(server) = stage.rival {
+        lanes.extend([(RIVAL, to(server)), (RIVAL, at(SERVICE, service))]);
+    }
+    in_turns(&mut stage.clients, &lanes, deed, rounds)
+}
+
+/// One figure a lane and round. Every other round goes backwards, so that no lane is always the warm one.
+fn in_turns(clients: &mut [Client], lanes: &[Lane], deed: Deed, rounds: u32) -> Result<Vec<Vec<f64>>> {
+    let mut figures = vec![Vec::new(); lanes.len()];
+    for round in 0..rounds {
+        let mut order: Vec<usize> = (0..lanes.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for lane in order {
+            let (client, to) = lanes[lane];
+            figures[lane].push(clients[client].measure(deed, to)?);
+        }
+    }
+    Ok(figures)
+}
+
+fn title(case: &str, subject: &'static str, unit: &'static str) -> Title {
+    Title { suite: SUITE, case: case.to_owned(), subject, unit }
+}
+
+/// Rows for what [`through`] measured.
+fn compare(case: &str, unit: &'static str, figures: &[Vec<f64>]) -> Vec<Row> {
+    let better = Better::Higher;
+    let [direct, socket, rest @ ..] = figures else { return Vec::new() };
+    let mut rows = vec![
+        title(case, "direct", unit).alone(direct),
+        title(case, "socket", unit).against("direct", better, socket, direct),
+    ];
+    if let [direct, rival] = rest {
+        rows.push(title(case, rival::NAME, unit).against("direct", better, rival, direct));
+        rows.push(title(case, "socket", unit).against(rival::NAME, better, socket, rival));
+    }
+    rows
+}
+
+/// What the hook adds to one `connect()`, if the address is no service's and if it is.
+fn datagrams(stage: &mut Stage, amount: &Amount, report: &mut Report) -> Result<()> {
+    let nobody = at(stage.server.ip(), NOBODY);
+    let lanes = [(OUTSIDE, nobody), (INSIDE, nobody), (INSIDE, at(SERVICE, 80))];
+    let figures = in_turns(&mut stage.clients, &lanes, Deed::Datagram(amount.calls), amount.rounds)?;
+    let [bare, rest @ ..] = &figures[..] else { return Ok(()) };
+    report.add(title("miss", "direct", "ns").alone(bare));
+    for (case, added, figures) in [("miss", "miss-added", &rest[0]), ("hit", "hit-added", &rest[1])] {
+        report.add(title(case, "socket", "ns").against("direct", Better::Lower, figures, bare));
+        let differences: Vec<f64> = figures.iter().zip(bare).map(|(with, without)| with - without).collect();
+        report.add(title(added, "socket", "ns").alone(&differences));
+    }
+    Ok(())
+}

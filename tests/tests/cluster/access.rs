@@ -1,0 +1,51 @@
+//! The rules of `deploy/` are enough, and none is too much.
+
+use serde_json::{Value, json};
+
+use crate::stage::{Stage, own, role, shared};
+
+#[test]
+fn the_rules_of_deploy_are_enough() {
+    let stage = Stage::new(shared(), "access");
+    let daemon = stage.daemon(shared());
+    stage.node.wait_endpoints("default", "kubernetes", 1).unwrap();
+    daemon.no_errors().unwrap();
+    let log = daemon.log();
+    assert!(!log.iter().any(|line| line.contains("orbidden")), "{log:#?}");
+}
+
+/// The role without one of its rules, for an account of its own.
+fn lesser(index: usize) -> [Value; 3] {
+    let name = format!("lesser-{index}");
+    let mut role = role();
+    role["metadata"] = json!({ "name": name });
+    role["rules"].as_array_mut().expect("rules").remove(index);
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": "kube-system" },
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name },
+        "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": "kube-system" }],
+    });
+    [account, role, binding]
+}
+
+#[test]
+fn without_any_one_of_the_rules_the_daemon_does_not_sync_and_says_what_is_forbidden() {
+    let plane = own();
+    let rules = role()["rules"].as_array().unwrap().clone();
+    for (index, rule) in rules.iter().enumerate() {
+        let stage = Stage::new(&plane, &format!("without-{index}"));
+        stage.objects.apply(&lesser(index)).unwrap();
+        let settings = stage.settings(&plane, "kube-system", &format!("lesser-{index}"));
+        let daemon = stage.node.daemon_unsynced(settings).unwrap();
+        let line = daemon.wait_log(&["orbidden"]).unwrap();
+        let resource = rule["resources"][0].as_str().unwrap();
+        assert!(line.contains(resource), "{line} does not name {resource}");
+        let status = stage.node.status().unwrap();
+        assert_eq!(status["daemon"]["synced"], false, "without {rule}");
+    }
+}

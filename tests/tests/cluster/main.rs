@@ -1,0 +1,8 @@
+//! Ring 3: the daemon against a real API server, under its own service account and the rules of `deploy/`.
+
+mod access;
+mod arrive;
+mod outage;
+mod plane;
+mod pods;
+mod stage;

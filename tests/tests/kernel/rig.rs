@@ -1,0 +1,111 @@
+//! The programs, loaded and attached, with a process that makes calls under them.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::maps::HashMap;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use aya::{Ebpf, EbpfLoader};
+use dataplane_ebpf::abi;
+use dataplane_ebpf::host::HostTables;
+use lab::cgroup::Cgroup;
+use lab::link::batch;
+use lab::netns::Netns;
+use lab::process::{Place, Process};
+use lab::server::agent;
+
+use crate::wire::Wire;
+
+pub(crate) const HOOKS: [&str; 8] = [
+    "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6",
+];
+
+/// Reads the object that the daemon carries.
+pub(crate) fn object() -> Ebpf {
+    let path = std::env::var("SLUICE_EBPF_OBJECT").expect("SLUICE_EBPF_OBJECT names the built programs");
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let mut loader = EbpfLoader::new();
+    for name in [abi::SERVICES, abi::SLOTS, abi::BACKENDS, abi::NAMES] {
+        loader.map_max_entries(name, 4096);
+    }
+    loader.load(&bytes).expect("the object loads")
+}
+
+/// Programs under which one process makes calls.
+pub(crate) struct Rig {
+    ebpf: Ebpf,
+    caller: Process,
+    asked: usize,
+    pub(crate) wire: Wire,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let netns = Netns::new().expect("a namespace");
+        // Every address is here, nobody listens on any, and the caller may send from each.
+        batch(&netns, "route add local 10.0.0.0/8 dev lo\nroute add local fd00::/16 dev lo\n").expect("routes");
+        netns.run(|| Ok(std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?)).expect("a setting");
+        let cgroup = Arc::new(Cgroup::new().expect("a control group"));
+        let ebpf = attached(&cgroup);
+        let place = Place::within(&netns, &cgroup);
+        let mut command = place.command(agent().expect("the agent is built"));
+        command.arg("probe").stdin(Stdio::piped());
+        let mut caller = place.start(command).expect("a caller");
+        caller.line(Duration::from_secs(10), |line| line == "ready").expect("a ready caller");
+        Self { ebpf, caller, asked: 1, wire: Wire::listen(&netns) }
+    }
+
+    /// Writes the tables of the host into the kernel, whole.
+    pub(crate) fn fill(&mut self, tables: &HostTables) {
+        let HostTables { services, slots, backends, random: _, counted: _ } = tables;
+        refill(&mut self.ebpf, abi::SERVICES, services);
+        refill(&mut self.ebpf, abi::SLOTS, slots);
+        refill(&mut self.ebpf, abi::BACKENDS, backends);
+    }
+
+    /// Has the caller do something, and returns its word for the outcome.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.caller.tell(line).expect("the caller hears");
+        let at = self.asked;
+        self.asked += 1;
+        let answer = self.caller.out.wait(Duration::from_secs(10), |lines| lines.get(at).cloned());
+        answer.unwrap_or_else(|| panic!("no answer to {line}\n{}", self.caller.err))
+    }
+
+    /// Has the caller connect or send, and returns the outcome with where the packet went, if one did.
+    pub(crate) fn watch(&mut self, line: &str) -> (String, Option<SocketAddr>) {
+        self.wire.forget();
+        let word = self.ask(line);
+        (word, self.wire.first())
+    }
+}
+
+fn attached(cgroup: &Cgroup) -> Ebpf {
+    let mut ebpf = object();
+    let directory = cgroup.open().expect("the control group");
+    for hook in HOOKS {
+        let program: &mut CgroupSockAddr =
+            ebpf.program_mut(hook).unwrap_or_else(|| panic!("no program {hook}")).try_into().expect("its type");
+        program.load().unwrap_or_else(|error| panic!("{hook} does not load: {error}"));
+        program.attach(&directory, CgroupAttachMode::Single).unwrap_or_else(|error| panic!("{hook}: {error}"));
+    }
+    ebpf
+}
+
+fn refill<K: aya::Pod + Ord, V: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    wanted: &std::collections::BTreeMap<K, V>,
+) {
+    let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"));
+    let mut map: HashMap<_, K, V> = map.try_into().expect("a hash map");
+    let old: Vec<K> = map.keys().collect::<Result<_, _>>().expect("its keys");
+    for key in old.iter().filter(|key| !wanted.contains_key(key)) {
+        map.remove(key).expect("a key that was there");
+    }
+    for (key, value) in wanted {
+        map.insert(key, value, 0).expect("room");
+    }
+}

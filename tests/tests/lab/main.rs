@@ -1,0 +1,13 @@
+//! Ring 2: the daemon on nodes of the laboratory, and what clients in their pods experience.
+
+mod bad_input;
+mod change;
+mod cleanup;
+mod clusterip;
+mod grow;
+mod ports;
+mod privilege;
+mod restart;
+mod stage;
+mod two_nodes;
+mod udp;

@@ -1,0 +1,39 @@
+//! The daemon needs two capabilities, and says which is missing.
+
+use lab::{Protocol, Settings};
+
+use crate::stage::{Stage, WEB4};
+
+const NET_ADMIN: u8 = 12;
+const BPF: u8 = 39;
+
+fn with(stage: &Stage, capabilities: &[u8]) -> Settings {
+    Settings { capabilities: Some(capabilities.to_vec()), ..stage.settings() }
+}
+
+#[test]
+fn two_capabilities_are_enough() {
+    let stage = Stage::new();
+    let backend = stage.backend("a");
+    let mut daemon = stage.node.daemon(with(&stage, &[NET_ADMIN, BPF])).unwrap();
+    stage.web(&[&backend.pod]);
+    assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok);
+    daemon.kill9().unwrap();
+    daemon.restart().unwrap();
+    assert!(stage.client.call(Protocol::Udp, WEB4).unwrap().ok);
+    daemon.no_errors().unwrap();
+}
+
+fn check_missing(kept: &[u8], name: &str) {
+    let stage = Stage::new();
+    let mut daemon = stage.node.daemon_unsynced(with(&stage, kept)).unwrap();
+    let (code, text) = daemon.gives_up().unwrap();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(name), "{name} is not in:\n{text}");
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    check_missing(&[NET_ADMIN], "CAP_BPF");
+    check_missing(&[BPF], "CAP_NET_ADMIN");
+}

@@ -1,0 +1,179 @@
+//! The loop's promises, on a paused clock.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::{Ask, Inputs, Reconciler};
+use crate::backend::memory::Memory;
+use crate::inspect::status::Status;
+use crate::model::sample::{apply_service, apply_slice, delete, service, slice};
+use crate::model::{Change, Kind};
+
+/// A loop at work.
+struct Rig {
+    backend: Memory,
+    changes: mpsc::Sender<Change>,
+    asks: mpsc::Sender<Ask>,
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let backend = Memory::default();
+        let (changes, received) = mpsc::channel(64);
+        let (ask, asks) = mpsc::channel(1);
+        let (end, shutdown) = oneshot::channel();
+        let reconciler = Reconciler::new(backend.clone(), "test".to_owned());
+        let task = tokio::spawn(reconciler.run(Inputs { changes: received, asks, shutdown }));
+        Self { backend, changes, asks: ask, end, task }
+    }
+
+    async fn send(&self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.changes.send(change).await.unwrap();
+        }
+        // On a paused clock a sleep ends when everybody else waits.
+        sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn list(&self, objects: impl IntoIterator<Item = Change>) {
+        self.send([Change::Begin(Kind::Service), Change::Begin(Kind::EndpointSlice)]).await;
+        self.send(objects).await;
+        self.send([Change::End(Kind::Service), Change::End(Kind::EndpointSlice)]).await;
+    }
+
+    async fn status(&self) -> Status {
+        let (ask, answer) = oneshot::channel();
+        self.asks.send(ask).await.unwrap();
+        answer.await.unwrap()
+    }
+
+    fn endpoints(&self, of: &str) -> Option<Vec<SocketAddr>> {
+        self.backend.with(|state| {
+            let mut ports = state.ports.iter().filter(|(name, _)| &*name.service.name == of);
+            ports.next().map(|(_, port)| port.endpoints.clone())
+        })
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        self.backend.with(|state| (state.applies, state.enables))
+    }
+}
+
+fn web() -> [Change; 2] {
+    [
+        apply_service(service("web", "10.96.0.10", "http:80")),
+        apply_slice(slice("web-1", "web", "http:8080", "10.1.0.5")),
+    ]
+}
+
+fn at(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 1, 0, last], 8080))
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_before_both_kinds_are_known() {
+    let rig = Rig::start();
+    rig.send([Change::Begin(Kind::Service), Change::Begin(Kind::EndpointSlice)]).await;
+    rig.send(web()).await;
+    rig.send([Change::End(Kind::Service)]).await;
+    assert_eq!(rig.counts(), (0, 0));
+    rig.send([Change::End(Kind::EndpointSlice)]).await;
+    assert_eq!(rig.counts(), (1, 1));
+    assert_eq!(rig.endpoints("web"), Some(vec![at(5)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_daemon_left_is_pruned_only_by_the_first_complete_pass() {
+    let rig = Rig::start();
+    rig.backend.with(|state| {
+        let mut cluster = crate::model::Cluster::default();
+        cluster.take(apply_service(service("old", "10.96.0.99", "http:80")));
+        state.ports = crate::desired::for_service(&cluster, &crate::model::sample::name("old"));
+    });
+    rig.send([Change::Begin(Kind::Service)]).await;
+    assert!(rig.endpoints("old").is_some());
+    rig.list(web()).await;
+    assert!(rig.endpoints("old").is_none() && rig.endpoints("web").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_wait_are_taken_together() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    let before = rig.counts().0;
+    for last in 6..16_u8 {
+        let endpoints = format!("10.1.0.{last}");
+        let change = apply_slice(slice("web-1", "web", "http:8080", &endpoints));
+        // Without a pause in between, the loop is not awake.
+        rig.changes.try_send(change).unwrap();
+    }
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(rig.counts().0, before + 1);
+    assert_eq!(rig.endpoints("web"), Some(vec![at(15)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_changes_nothing_writes_nothing() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    let before = rig.counts();
+    rig.send(web()).await;
+    assert_eq!(rig.counts(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_is_tried_again_and_told_until_it_works() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    rig.backend.with(|state| state.failures = 3);
+    rig.send([apply_slice(slice("web-1", "web", "http:8080", "10.1.0.7"))]).await;
+    let status = rig.status().await;
+    assert!(status.problems.iter().any(|problem| problem.object == "kernel"), "{:?}", status.problems);
+    assert!(!status.daemon.unwrap().synced);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.endpoints("web"), Some(vec![at(7)]));
+    assert!(rig.status().await.daemon.unwrap().synced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relist_removes_what_was_not_seen_again() {
+    let rig = Rig::start();
+    let [service_web, slice_web] = web();
+    let other = apply_service(service("other", "10.96.0.11", "http:80"));
+    rig.list([service_web, slice_web, other]).await;
+    assert!(rig.endpoints("other").is_some());
+    rig.list(web()).await;
+    assert!(rig.endpoints("other").is_none() && rig.endpoints("web").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loser_of_a_contested_address_gets_it_when_the_winner_goes() {
+    let rig = Rig::start();
+    let contender = |name| apply_service(service(name, "10.96.0.10", "http:80"));
+    rig.list([contender("a"), contender("b")]).await;
+    let holder = |rig: &Rig| {
+        rig.backend.with(|state| {
+            let holders = state.ports.iter().filter(|(_, port)| !port.frontends.is_empty());
+            holders.map(|(name, _)| name.service.name.to_string()).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(holder(&rig), ["a"]);
+    assert!(rig.status().await.problems.iter().any(|problem| problem.object.contains("default/b")));
+    rig.send([delete(Kind::Service, "a")]).await;
+    assert_eq!(holder(&rig), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_when_told_to_and_leaves_everything_in_force() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    rig.end.send(()).unwrap();
+    rig.task.await.unwrap();
+    assert!(rig.backend.with(|state| !state.ports.is_empty()));
+}

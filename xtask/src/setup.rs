@@ -1,0 +1,87 @@
+//! What this machine lacks for a purpose, found or installed. Saying it twice does nothing the second time.
+
+use std::str::FromStr;
+
+use anyhow::{Error, Result, bail};
+
+use crate::apt::{self, Package};
+use crate::compiler::Compiler;
+use crate::host::Host;
+use crate::linker;
+use crate::parts;
+use crate::place::Place;
+use crate::progress;
+use crate::run;
+
+const NAMESPACES: (&str, Package) =
+    ("ip", Package { name: "iproute2", why: "`ip`: makes the namespaces and links of the lab" });
+const RIVAL: (&str, Package) =
+    ("nft", Package { name: "nftables", why: "`nft`: kube-proxy, which we measure against, calls it" });
+
+/// What a person wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Unit tests: nothing beyond Rust.
+    Host,
+    /// See the main job: eBPF and namespaces.
+    Demo,
+    /// All tests: the Kubernetes parts too.
+    Test,
+    /// Measure: the rival too.
+    Bench,
+}
+
+impl FromStr for Need {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "host" => Ok(Self::Host),
+            "demo" => Ok(Self::Demo),
+            "test" => Ok(Self::Test),
+            "bench" => Ok(Self::Bench),
+            other => bail!("there is no setup for `{other}`: host, demo, test or bench"),
+        }
+    }
+}
+
+/// Everything for `need`, in the foreground.
+pub(crate) fn all(place: &Place, need: Need) -> Result<()> {
+    let host = Host::ensure(place)?;
+    match need {
+        Need::Host => {}
+        Need::Demo => lab(place, &host)?,
+        Need::Test => {
+            lab(place, &host)?;
+            parts::ensure(place)?;
+        }
+        Need::Bench => {
+            lab(place, &host)?;
+            rival(place)?;
+            parts::ensure(place)?;
+        }
+    }
+    progress::say("everything that is needed is here");
+    Ok(())
+}
+
+/// What programs in a kernel need: a compiler and a linker for them, and `ip`.
+pub(crate) fn lab(place: &Place, host: &Host) -> Result<()> {
+    Compiler::ensure(place)?;
+    linker::ensure(place, host)?;
+    program(place, NAMESPACES)
+}
+
+/// What kube-proxy calls.
+pub(crate) fn rival(place: &Place) -> Result<()> {
+    program(place, RIVAL)
+}
+
+fn program(place: &Place, (program, package): (&str, Package)) -> Result<()> {
+    // Not on every person's PATH.
+    let system = ["/usr/sbin".into(), "/sbin".into()];
+    match run::find(program, &system) {
+        Some(_) => Ok(()),
+        None => apt::ensure(place, &[package]),
+    }
+}
