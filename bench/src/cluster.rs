@@ -82,9 +82,9 @@ impl Cluster {
     pub(crate) fn set_endpoints(&self, number: u32, count: u32) -> Result<Instant> {
         self.plane.objects().run(async |client| {
             let api: Api<EndpointSlice> = Api::namespaced(client, "default");
-            let piece = json!({ "endpoints": shapes::endpoints(number, count) });
-            let done = api.patch(&shapes::slice_name(number), &PatchParams::default(), &Patch::Merge(piece));
-            done.await.context("could not change a slice")?;
+            let (name, params) = (shapes::slice_name(number), PatchParams::default());
+            let piece = Patch::Merge(json!({ "endpoints": shapes::endpoints(number, count) }));
+            api.patch(&name, &params, &piece).await.context("could not change a slice")?;
             Ok(Instant::now())
         })
     }

@@ -126,10 +126,8 @@ impl Socket for SockAddr<'_> {
 
     #[inline(always)]
     fn forget_connected(&mut self) {
-        // SAFETY: as for `connected`.
-        if let Some(peer) = unsafe { CONNECTED.get_ptr_mut(self.ctx).as_mut() } {
-            *peer = Peer::NONE;
-        }
+        // SAFETY: as for `connected`; deleting what is not there is no harm.
+        let _ = unsafe { CONNECTED.delete((*self.raw()).__bindgen_anon_1.sk) };
     }
 
     #[inline(always)]

@@ -226,7 +226,8 @@ fn part(name: &str) -> Result<PathBuf> {
 fn write_secrets(folder: &Path) -> Result<()> {
     let (random, kind) = (SystemRandom::new(), &ECDSA_P256_SHA256_ASN1_SIGNING);
     let private = EcdsaKeyPair::generate_pkcs8(kind, &random).ok().context("could not make a key")?;
-    let pair = EcdsaKeyPair::from_pkcs8(kind, private.as_ref(), &random).ok().context("could not read a key")?;
+    let pair =
+        EcdsaKeyPair::from_pkcs8(kind, private.as_ref(), &random).ok().context("could not read a key")?;
     let public = [&PUBLIC_P256, pair.public_key().as_ref()].concat();
     fs::write(folder.join("accounts.key"), pem("PRIVATE KEY", private.as_ref())?)?;
     fs::write(folder.join("accounts.pub"), pem("PUBLIC KEY", &public)?)?;
@@ -235,8 +236,8 @@ fn write_secrets(folder: &Path) -> Result<()> {
 
 /// What precedes the point of a P-256 key in a SubjectPublicKeyInfo (RFC 5480, section 2).
 const PUBLIC_P256: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 fn pem(label: &str, bytes: &[u8]) -> Result<String> {

@@ -152,7 +152,11 @@ impl Node {
 
     fn read<T: for<'de> Deserialize<'de>>(&self, arguments: &[&str]) -> Result<T> {
         let output = self.sluice(arguments)?;
-        ensure!(output.status.success(), "sluice {arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "sluice {arguments:?} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         parse(&output)
     }
 
@@ -171,7 +175,10 @@ impl Node {
     pub fn wait_gone(&self, namespace: &str, name: &str) -> Result<()> {
         wait::until(&format!("the end of {namespace}/{name}"), PATIENCE, || {
             let services = self.services()?;
-            ensure!(!services.iter().any(|row| row.namespace == namespace && row.name == name), "{services:?}");
+            ensure!(
+                !services.iter().any(|row| row.namespace == namespace && row.name == name),
+                "{services:?}"
+            );
             Ok(())
         })
     }
@@ -181,7 +188,8 @@ impl Node {
         wait::until(&format!("a problem of {object} in {field}"), PATIENCE, || {
             let status = self.status()?;
             let problems = status["problems"].as_array().context("status without problems")?;
-            let found = problems.iter().find(|problem| problem["object"] == object && problem["field"] == field);
+            let found =
+                problems.iter().find(|problem| problem["object"] == object && problem["field"] == field);
             let found = found.with_context(|| format!("the problems are {problems:#?}"))?;
             Ok(found["message"].as_str().unwrap_or_default().to_owned())
         })
@@ -217,7 +225,7 @@ fn arguments(node: &Node, settings: &Settings) -> Vec<OsString> {
     let mut all: Vec<OsString> = vec![flag.into(), place.into()];
     all.extend(["--node-name".into(), node.name().into(), "--cgroup".into(), node.cgroup().path().into()]);
     all.extend(["--pin-dir".into(), node.pin_dir().into(), "--socket".into(), node.socket().into()]);
-    all.extend(["--log-format", "json", "--verbosity", "1"].map(OsString::from));
+    all.extend(["--log-format", "json"].map(OsString::from));
     all.extend(settings.arguments.iter().map(OsString::from));
     all
 }

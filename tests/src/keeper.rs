@@ -34,7 +34,10 @@ impl<S: 'static> Keeper<S> {
     }
 
     /// Does something with the state, on its thread.
-    pub fn ask<T: Send + 'static>(&self, deed: impl FnOnce(&mut S) -> Result<T> + Send + 'static) -> Result<T> {
+    pub fn ask<T: Send + 'static>(
+        &self,
+        deed: impl FnOnce(&mut S) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (answer, answered) = channel();
         let deed: Deed<S> = Box::new(move |state| drop(answer.send(deed(state))));
         self.tell.as_ref().context("a keeper has ended")?.send(deed).ok().context("a keeper has ended")?;

@@ -81,7 +81,11 @@ async fn register(node: &Node, client: &Client) -> Result<()> {
     let nodes: Api<core::Node> = Api::all(client.clone());
     let object = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node.name() } });
     let params = PatchParams::apply("kubelet-stand-in").force();
-    nodes.patch(node.name(), &params, &Patch::Apply(object)).await.context("could not register the node").map(drop)
+    nodes
+        .patch(node.name(), &params, &Patch::Apply(object))
+        .await
+        .context("could not register the node")
+        .map(drop)
 }
 
 /// Starts a task for each Pod that appears; the task sees the Pod through to its end.
@@ -128,8 +132,11 @@ async fn run(node: &Node, client: &Client, object: &core::Pod) -> Result<()> {
     until_deleted(&pods, &name).await;
     finish(&mut server).await?;
     let preconditions = Preconditions { uid: object.uid(), resource_version: None };
-    let params =
-        DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    };
     pods.delete(&name, &params).await.context("could not remove it").map(drop)
 }
 
@@ -158,7 +165,9 @@ fn ports(object: &core::Pod) -> Ports {
     let spec = object.spec.as_ref();
     let seconds = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
     let mut ports = Ports { grace: Duration::from_secs(seconds.unsigned_abs()), ..Ports::default() };
-    for port in spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten()) {
+    for port in
+        spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten())
+    {
         let Ok(number) = u16::try_from(port.container_port) else { continue };
         match port.protocol.as_deref() {
             Some("UDP") => ports.udp.push(number),

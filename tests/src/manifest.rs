@@ -28,7 +28,8 @@ impl Manifests {
     /// Puts a file there, or replaces it.
     pub fn put(&self, name: &str, text: impl ToString) -> Result<()> {
         let draft = self.folder.join(format!(".{name}.draft"));
-        std::fs::write(&draft, text.to_string()).with_context(|| format!("could not write {}", draft.display()))?;
+        std::fs::write(&draft, text.to_string())
+            .with_context(|| format!("could not write {}", draft.display()))?;
         std::fs::rename(&draft, self.folder.join(name)).with_context(|| format!("could not put {name}"))
     }
 
@@ -65,7 +66,8 @@ impl Service {
 
     /// The object.
     pub fn object(&self) -> Value {
-        let families: Vec<_> = self.addresses.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
+        let families: Vec<_> =
+            self.addresses.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
         json!({
             "apiVersion": "v1",
             "kind": "Service",

@@ -16,7 +16,8 @@ impl Netns {
     /// Makes an empty one, with its loopback up and the settings every place of the lab wants.
     pub fn new() -> Result<Self> {
         let made = on_a_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).context("could not make a network namespace (are you root?)")?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .context("could not make a network namespace (are you root?)")?;
             let file = File::open("/proc/thread-self/ns/net").context("could not open the new namespace")?;
             Ok(Self(Arc::new(file.into())))
         })?;
@@ -70,7 +71,8 @@ const SETTINGS: [(&str, &str); 9] = [
 
 fn settle() -> Result<()> {
     for (name, value) in SETTINGS {
-        std::fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("could not set {name}"))?;
+        std::fs::write(format!("/proc/sys/{name}"), value)
+            .with_context(|| format!("could not set {name}"))?;
     }
     Ok(())
 }

@@ -49,7 +49,8 @@ impl Objects {
 
     /// The documents of a file, applied.
     pub fn apply_file(&self, path: &std::path::Path) -> Result<()> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
         self.apply(&documents(&text)?)
     }
 
@@ -65,7 +66,9 @@ impl Objects {
     pub fn delete(&self, object: &Value) -> Result<()> {
         self.run(async |client| {
             let (api, name) = door(&client, object)?;
-            api.delete(&name, &DeleteParams::default()).await.with_context(|| format!("could not delete {name}"))?;
+            api.delete(&name, &DeleteParams::default())
+                .await
+                .with_context(|| format!("could not delete {name}"))?;
             Ok(())
         })
     }

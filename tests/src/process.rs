@@ -128,7 +128,10 @@ impl Process {
         let found = self.out.wait(limit, |lines| lines.iter().find(|line| is_it(line)).cloned());
         found.with_context(|| {
             let status = self.child.try_wait().ok().flatten().map(describe).unwrap_or("it runs".to_owned());
-            format!("{} did not say what was waited for ({status}); it said:\n{}{}", self.name, self.out, self.err)
+            format!(
+                "{} did not say what was waited for ({status}); it said:\n{}{}",
+                self.name, self.out, self.err
+            )
         })
     }
 }

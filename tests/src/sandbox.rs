@@ -54,7 +54,8 @@ impl Sandbox {
 fn isolate() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("could not make a mount namespace (are you root?)")?;
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("could not make mounts private")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("could not make mounts private")?;
     mount(Some("tmpfs"), ROOT, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
         .with_context(|| format!("could not mount a memory file system on {ROOT}"))?;
     std::fs::create_dir(BPF)?;

@@ -34,7 +34,9 @@ impl Pod {
     pub fn serve_on(&self, ports: &Ports) -> Result<Server> {
         let place = self.place();
         let mut agent = place.command(agent()?);
-        agent.args(["serve", "--name", self.name()]).args(["--grace", &ports.grace.as_secs_f64().to_string()]);
+        agent
+            .args(["serve", "--name", self.name()])
+            .args(["--grace", &ports.grace.as_secs_f64().to_string()]);
         for port in &ports.tcp {
             agent.args(["--tcp", &format!("[::]:{port}")]);
         }

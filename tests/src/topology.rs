@@ -106,7 +106,8 @@ impl Wire {
         batch(
             &self.netns,
             &format!(
-                "addr add {GATE} dev {port} nodad\nroute add {v4} dev {port}\nroute add 10.1.{number}.0/24 via {v4} dev {port}\n\
+                "addr add {GATE} dev {port} nodad\nroute add {v4} dev {port}\n\
+                 route add 10.1.{number}.0/24 via {v4} dev {port}\n\
                  route add {v6} dev {port}\nroute add fd00:1:{number:x}::/64 via {v6} dev {port}\n"
             ),
         )?;

@@ -38,7 +38,7 @@ struct Watchers<'a> {
     cluster: &'a Cluster,
     daemon: Daemon,
     services: Services,
-    rival: Rival,
+    _rival: Rival,
     commits: Commits,
 }
 
@@ -96,7 +96,7 @@ fn start_watchers<'a>(lab: &Lab, cluster: &'a Cluster, count: u32) -> Result<Wat
     let mut rival = Rival::start(lab.node("rival")?, cluster)?;
     rival.synced(count)?;
     let commits = Commits::of(rival.node())?;
-    Ok(Watchers { cluster, daemon, services, rival, commits })
+    Ok(Watchers { cluster, daemon, services, _rival: rival, commits })
 }
 
 /// How many endpoints a list has after a round: one more or one less than before.
@@ -120,7 +120,7 @@ fn change_file(folder: &Folder, number: u32, round: u32) -> Result<f64> {
 /// Changes one slice at the API server, and says how many milliseconds after its answer the daemon's and the rival's
 /// kernel have it. Both see the same change at the same time.
 fn change_object(watchers: &Watchers<'_>, round: u32) -> Result<[f64; 2]> {
-    let Watchers { cluster, daemon: _, services, rival: _, commits } = watchers;
+    let Watchers { cluster, daemon: _, services, _rival: _, commits } = watchers;
     thread::sleep(REST);
     let (number, count) = (5, endpoints(round));
     let address: SocketAddr = shapes::address(number);

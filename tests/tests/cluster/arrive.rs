@@ -10,7 +10,7 @@ fn services_and_slices_that_are_created_changed_and_removed_arrive_in_the_kernel
     let _daemon = stage.daemon(shared());
     let (node, namespace) = (&stage.node, stage.namespace());
     let service = stage.bare_service("web");
-    stage.objects.apply(&[service.clone()]).unwrap();
+    stage.objects.apply(std::slice::from_ref(&service)).unwrap();
     node.wait_endpoints(namespace, "web", 0).unwrap();
     stage.objects.apply(&[stage.slice("web", &["10.1.0.1", "10.1.0.2"])]).unwrap();
     node.wait_endpoints(namespace, "web", 2).unwrap();
@@ -32,9 +32,10 @@ fn a_service_that_another_proxy_serves_leaves_and_comes_back() {
     let stage = Stage::new(shared(), "label");
     let _daemon = stage.daemon(shared());
     let service = stage.bare_service("web");
-    stage.objects.apply(&[service.clone()]).unwrap();
+    stage.objects.apply(std::slice::from_ref(&service)).unwrap();
     stage.node.wait_endpoints("label", "web", 0).unwrap();
-    let label = |value| json!({ "metadata": { "labels": { "service.kubernetes.io/service-proxy-name": value } } });
+    let label =
+        |value| json!({ "metadata": { "labels": { "service.kubernetes.io/service-proxy-name": value } } });
     stage.objects.merge(&service, &label(json!("other"))).unwrap();
     stage.node.wait_gone("label", "web").unwrap();
     stage.objects.merge(&service, &label(json!(null))).unwrap();

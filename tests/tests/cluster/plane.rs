@@ -16,7 +16,9 @@ fn a_pod_becomes_an_endpoint_and_leaves_when_it_is_deleted() {
     let client = node.pod("client").unwrap();
     let objects = plane.objects();
     let _kubelet = Kubelet::start(&node, plane.admin_kubeconfig()).unwrap();
-    objects.apply_file(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")).unwrap();
+    objects
+        .apply_file(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml"))
+        .unwrap();
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -27,10 +29,11 @@ fn a_pod_becomes_an_endpoint_and_leaves_when_it_is_deleted() {
             "containers": [{ "name": "echo", "image": "none", "ports": [{ "containerPort": 8080 }] }],
         },
     });
-    objects.apply(&[pod.clone()]).unwrap();
+    objects.apply(std::slice::from_ref(&pod)).unwrap();
     let limit = Duration::from_secs(20);
     let address = wait::until("the pod's address", limit, || {
-        let found = objects.get(&pod)?["status"]["podIP"].as_str().unwrap_or_default().parse::<std::net::IpAddr>()?;
+        let found =
+            objects.get(&pod)?["status"]["podIP"].as_str().unwrap_or_default().parse::<std::net::IpAddr>()?;
         Ok(found)
     });
     assert!(client.call(Protocol::Http, (address.unwrap(), 8080).into()).unwrap().ok);

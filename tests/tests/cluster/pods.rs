@@ -21,7 +21,8 @@ fn a_deployment_answers_through_its_service_by_all_protocols_and_families() {
     let service = stage.service("echo");
     stage.objects.apply(&[service.clone(), stage.deployment("echo", 2)]).unwrap();
     // Two pods, two protocols, two families.
-    wait::until("the pods to be endpoints", PATIENCE, || stage.node.wait_endpoints("echo", "echo", 8)).unwrap();
+    wait::until("the pods to be endpoints", PATIENCE, || stage.node.wait_endpoints("echo", "echo", 8))
+        .unwrap();
     let addresses = stage.addresses(&service);
     assert_eq!(addresses.len(), 2);
     for address in addresses {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub(crate) fn shared() -> &'static ControlPlane {
     static PLANE: Mutex<Option<&'static ControlPlane>> = Mutex::new(None);
     let mut plane = PLANE.lock().unwrap_or_else(PoisonError::into_inner);
-    *plane.get_or_insert_with(|| Box::leak(Box::new(own())))
+    plane.get_or_insert_with(|| Box::leak(Box::new(own())))
 }
 
 /// A control plane with the rules of `deploy/` applied.
@@ -71,9 +71,7 @@ impl Stage {
 
     /// A Service that selects the pods of an application, with a port 80 for TCP and UDP that leads to 8080.
     pub(crate) fn service(&self, name: &str) -> Value {
-        let port = |name: &str, protocol: &str| {
-            json!({ "name": name, "protocol": protocol, "port": 80, "targetPort": 8080 })
-        };
+        let port = |name: &str, protocol: &str| json!({ "name": name, "protocol": protocol, "port": 80, "targetPort": 8080 });
         json!({
             "apiVersion": "v1",
             "kind": "Service",

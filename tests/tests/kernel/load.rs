@@ -30,9 +30,15 @@ fn every_map_has_the_shape_that_the_abi_says() {
         let pin = folder.join(shape.name);
         ebpf.map(shape.name).unwrap().pin(&pin).unwrap();
         let info = MapInfo::from_pin(&pin).unwrap();
-        assert_eq!((info.key_size(), info.value_size()), (shape.key_size, shape.value_size), "{}", shape.name);
+        assert_eq!(
+            (info.key_size(), info.value_size()),
+            (shape.key_size, shape.value_size),
+            "{}",
+            shape.name
+        );
     }
     let known: BTreeSet<_> = MAPS.iter().map(|shape| shape.name).collect();
-    let found: BTreeSet<_> = ebpf.maps().map(|(name, _)| name).filter(|name| !name.starts_with('.')).collect();
+    let found: BTreeSet<_> =
+        ebpf.maps().map(|(name, _)| name).filter(|name| !name.starts_with('.')).collect();
     assert_eq!(found, known);
 }

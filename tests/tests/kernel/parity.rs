@@ -23,7 +23,8 @@ struct Twin<'a> {
 impl<'a> Twin<'a> {
     fn open(rig: &'a mut Rig, tables: &'a HostTables, protocol: u8, is_v6: bool) -> Self {
         rig.fill(tables);
-        let kind = format!("open {}{}", if protocol == TCP { "tcp" } else { "udp" }, if is_v6 { 6 } else { 4 });
+        let kind =
+            format!("open {}{}", if protocol == TCP { "tcp" } else { "udp" }, if is_v6 { 6 } else { 4 });
         assert_eq!(rig.ask(&kind), "ok");
         let host = HostSocket::new(protocol, Endpoint::from(SocketAddr::from(([0, 0, 0, 0], 0))));
         Self { rig, tables, host, is_v6 }
@@ -209,7 +210,9 @@ fn check_datagrams(is_v6: bool) {
     let (mut rig, tables) = (Rig::new(), one_of_each(is_v6));
     for (_, socket_v6) in kinds(is_v6).into_iter().filter(|(protocol, _)| *protocol == UDP) {
         let mut twin = Twin::open(&mut rig, &tables, UDP, socket_v6);
-        for to in [vip(1, is_v6), vip(2, is_v6), vip(3, is_v6), vip(3, is_v6), vip(4, is_v6), pod(9, 9, is_v6)] {
+        for to in
+            [vip(1, is_v6), vip(2, is_v6), vip(3, is_v6), vip(3, is_v6), vip(4, is_v6), pod(9, 9, is_v6)]
+        {
             let went = twin.send(to);
             if let Some(backend) = went.filter(|went| *went != to) {
                 twin.receive(backend);
@@ -230,7 +233,8 @@ fn an_unconnected_socket_stays_with_eight_services_and_forgets_the_oldest() {
     let mut builder = Builder::default();
     let last = u8::try_from(DATAGRAM_PEERS).unwrap() + 1;
     for number in 1..=last {
-        let many: Vec<_> = (1..=32).map(|pod_number| pod(pod_number, 5000 + u16::from(number), false)).collect();
+        let many: Vec<_> =
+            (1..=32).map(|pod_number| pod(pod_number, 5000 + u16::from(number), false)).collect();
         builder.service(number.into(), vip(number, false), UDP, &many);
     }
     let mut rig = Rig::new();
@@ -279,8 +283,9 @@ fn thrown(dice: &mut Dice) -> HostTables {
     let mut builder = Builder::default();
     for number in 1..=6 {
         let (is_v6, protocol) = (dice.below(2) == 1, [TCP, UDP][usize::from(dice.below(2))]);
-        let endpoints: Vec<_> =
-            (0..dice.below(5)).map(|index| pod(number * 8 + index, 1000 + u16::from(dice.below(9)), is_v6)).collect();
+        let endpoints: Vec<_> = (0..dice.below(5))
+            .map(|index| pod(number * 8 + index, 1000 + u16::from(dice.below(9)), is_v6))
+            .collect();
         builder.service(number.into(), vip(number, is_v6), protocol, &endpoints);
     }
     builder.tables

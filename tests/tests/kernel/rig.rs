@@ -18,9 +18,8 @@ use lab::server::agent;
 
 use crate::wire::Wire;
 
-pub(crate) const HOOKS: [&str; 8] = [
-    "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6",
-];
+pub(crate) const HOOKS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
 /// Reads the object that the daemon carries.
 pub(crate) fn object() -> Ebpf {
@@ -45,7 +44,8 @@ impl Rig {
     pub(crate) fn new() -> Self {
         let netns = Netns::new().expect("a namespace");
         // Every address is here, nobody listens on any, and the caller may send from each.
-        batch(&netns, "route add local 10.0.0.0/8 dev lo\nroute add local fd00::/16 dev lo\n").expect("routes");
+        batch(&netns, "route add local 10.0.0.0/8 dev lo\nroute add local fd00::/16 dev lo\n")
+            .expect("routes");
         netns.run(|| Ok(std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?)).expect("a setting");
         let cgroup = Arc::new(Cgroup::new().expect("a control group"));
         let ebpf = attached(&cgroup);
@@ -86,10 +86,15 @@ fn attached(cgroup: &Cgroup) -> Ebpf {
     let mut ebpf = object();
     let directory = cgroup.open().expect("the control group");
     for hook in HOOKS {
-        let program: &mut CgroupSockAddr =
-            ebpf.program_mut(hook).unwrap_or_else(|| panic!("no program {hook}")).try_into().expect("its type");
+        let program: &mut CgroupSockAddr = ebpf
+            .program_mut(hook)
+            .unwrap_or_else(|| panic!("no program {hook}"))
+            .try_into()
+            .expect("its type");
         program.load().unwrap_or_else(|error| panic!("{hook} does not load: {error}"));
-        program.attach(&directory, CgroupAttachMode::Single).unwrap_or_else(|error| panic!("{hook}: {error}"));
+        program
+            .attach(&directory, CgroupAttachMode::Single)
+            .unwrap_or_else(|error| panic!("{hook}: {error}"));
     }
     ebpf
 }

@@ -28,14 +28,13 @@ fn check(text: &str, object: &str, field: &str, words: &[&str]) {
     .unwrap();
 }
 
-/// Its place in the file is the field.
 #[test]
 fn a_file_that_is_not_yaml_is_named() {
     let stage = Stage::new();
     let backend = stage.backend("a");
     let _daemon = stage.daemon();
     stage.web(&[&backend.pod]);
-    stage.manifests.put("bad.yaml", "kind: Service\n  spec: {").unwrap();
+    stage.manifests.put("bad.yaml", "kind: Service\nspec: {").unwrap();
     let problem = lab::wait::until("a problem", std::time::Duration::from_secs(10), || {
         let status = stage.node.status()?;
         let first = status["problems"][0].clone();
@@ -43,7 +42,8 @@ fn a_file_that_is_not_yaml_is_named() {
         Ok(first)
     })
     .unwrap();
-    assert!(problem["object"].as_str().unwrap().contains("bad.yaml"), "{problem}");
+    assert!(problem["object"] == "file bad.yaml" || problem["source"] == "bad.yaml", "{problem}");
+    assert!(problem.to_string().contains("line "), "it says where: {problem}");
     assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok, "everything else works");
 }
 
@@ -57,7 +57,9 @@ fn an_address_of_the_wrong_family_is_named() {
 #[test]
 fn an_endpoint_of_the_wrong_family_is_named() {
     let service = Service::new("odd", &["10.96.0.20".parse().unwrap()]).port("", "TCP", 80).object();
-    let slice = Slice::v4("odd-1", "odd").port("", "TCP", 80).ready("fd00:1:1::9".parse::<std::net::IpAddr>().unwrap());
+    let slice = Slice::v4("odd-1", "odd")
+        .port("", "TCP", 80)
+        .ready("fd00:1:1::9".parse::<std::net::IpAddr>().unwrap());
     let object = "EndpointSlice default/odd-1";
     check(&file(&[service, slice.object()]), object, "endpoints[0].addresses[0]", &["fd00:1:1::9", "IPv4"]);
 }
@@ -71,7 +73,9 @@ fn a_port_out_of_range_is_named() {
 
 #[test]
 fn a_slice_without_a_service_is_named() {
-    let slice = Slice::v4("lost-1", "lost").port("", "TCP", 80).ready("10.1.1.9".parse::<std::net::IpAddr>().unwrap());
+    let slice = Slice::v4("lost-1", "lost")
+        .port("", "TCP", 80)
+        .ready("10.1.1.9".parse::<std::net::IpAddr>().unwrap());
     let field = "label kubernetes.io/service-name";
     check(&file(&[slice.object()]), "EndpointSlice default/lost-1", field, &["lost"]);
 }
@@ -106,7 +110,8 @@ fn an_object_of_which_only_a_part_is_wrong_keeps_the_rest() {
 #[test]
 fn wrong_flags_are_reported_all_at_once() {
     let stage = Stage::new();
-    let settings = stage.settings().with(&["--no-such-flag", "--slots-capacity", "many", "--services-capacity", "1"]);
+    let settings =
+        stage.settings().with(&["--no-such-flag", "--slots-capacity", "many", "--services-capacity", "1"]);
     let mut daemon = stage.node.daemon_unsynced(settings).unwrap();
     let (code, text) = daemon.gives_up().unwrap();
     assert_eq!(code, Some(2), "{text}");

@@ -79,7 +79,8 @@ fn the_choice_is_spread_evenly() {
         assert_eq!(counts.failed, 0, "{counts:?}");
         assert_eq!(counts.spread.len(), 4, "{counts:?}");
         let expected = f64::from(DRAWS) / 4.0;
-        let chi: f64 = counts.spread.values().map(|count| (*count as f64 - expected).powi(2) / expected).sum();
+        let chi: f64 =
+            counts.spread.values().map(|count| (*count as f64 - expected).powi(2) / expected).sum();
         assert!(chi < BOUND, "chi-square {chi:.1} of {counts:?}");
     }
 }

@@ -10,7 +10,8 @@ use crate::stage::{Stage, WEB4, pods};
 /// A Service with so many endpoints, none of which anybody calls.
 fn crowd(count: u16) -> String {
     let service = Service::new("crowd", &["10.96.0.99".parse().unwrap()]).port("", "TCP", 80);
-    let slices = (0..count).collect::<Vec<_>>().chunks(100).enumerate().map(|(number, chunk)| {
+    let indices: Vec<_> = (0..count).collect();
+    let slices = indices.chunks(100).enumerate().map(|(number, chunk)| {
         let slice = Slice::v4(&format!("crowd-{number}"), "crowd").port("", "TCP", 80);
         let address = |index: u16| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 2, 0, 0)) + u32::from(index));
         chunk.iter().fold(slice, |slice, index| slice.ready(address(*index))).object()

@@ -1,5 +1,7 @@
 //! Ring 2: the daemon on nodes of the laboratory, and what clients in their pods experience.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails: a panic has a stack")]
+
 mod bad_input;
 mod change;
 mod cleanup;

@@ -14,7 +14,8 @@ fn each_port_leads_to_its_own_targets() {
     let _server = pod.serve_on(&Ports { tcp: vec![8080, 9090], ..Ports::default() }).unwrap();
     let _daemon = stage.daemon();
     let service = Service::new("many", &[V4]).port("http", "TCP", 80).port("admin", "TCP", 90);
-    let slice = Slice::v4("many-1", "many").port("http", "TCP", 8080).port("admin", "TCP", 9090).ready(pod.v4());
+    let slice =
+        Slice::v4("many-1", "many").port("http", "TCP", 8080).port("admin", "TCP", 9090).ready(pod.v4());
     stage.manifests.put("many.yaml", file(&[service.object(), slice.object()])).unwrap();
     stage.node.wait_endpoints("default", "many", 2).unwrap();
     for port in [80, 90] {

@@ -1,10 +1,11 @@
-//! The daemon needs two capabilities, and says which is missing.
+//! The daemon needs three capabilities, and says which is missing.
 
 use lab::{Protocol, Settings};
 
 use crate::stage::{Stage, WEB4};
 
 const NET_ADMIN: u8 = 12;
+const PERFMON: u8 = 38;
 const BPF: u8 = 39;
 
 fn with(stage: &Stage, capabilities: &[u8]) -> Settings {
@@ -12,10 +13,10 @@ fn with(stage: &Stage, capabilities: &[u8]) -> Settings {
 }
 
 #[test]
-fn two_capabilities_are_enough() {
+fn three_capabilities_are_enough() {
     let stage = Stage::new();
     let backend = stage.backend("a");
-    let mut daemon = stage.node.daemon(with(&stage, &[NET_ADMIN, BPF])).unwrap();
+    let mut daemon = stage.node.daemon(with(&stage, &[NET_ADMIN, PERFMON, BPF])).unwrap();
     stage.web(&[&backend.pod]);
     assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok);
     daemon.kill9().unwrap();
@@ -34,6 +35,7 @@ fn check_missing(kept: &[u8], name: &str) {
 
 #[test]
 fn a_missing_capability_is_named() {
-    check_missing(&[NET_ADMIN], "CAP_BPF");
-    check_missing(&[BPF], "CAP_NET_ADMIN");
+    check_missing(&[NET_ADMIN, PERFMON], "CAP_BPF");
+    check_missing(&[PERFMON, BPF], "CAP_NET_ADMIN");
+    check_missing(&[NET_ADMIN, BPF], "CAP_PERFMON");
 }

@@ -24,7 +24,7 @@ pub(crate) struct Stage {
 /// A pod and its server.
 pub(crate) struct Backend {
     pub(crate) pod: Pod,
-    pub(crate) server: Server,
+    pub(crate) _server: Server,
 }
 
 impl Stage {
@@ -43,7 +43,7 @@ impl Stage {
 
     pub(crate) fn backend(&self, name: &str) -> Backend {
         let pod = self.node.pod(name).expect("a pod");
-        Backend { server: pod.serve(PORT).expect("a server"), pod }
+        Backend { _server: pod.serve(PORT).expect("a server"), pod }
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -15,9 +15,12 @@ fn two_daemons_on_two_nodes_serve_each_its_own_clients() {
     let mut far_daemon = far.daemon(stage.settings()).unwrap();
     stage.web(&[&near_pod, &far_pod]);
     far.wait_endpoints("default", "web", 8).unwrap();
-    for (client, to) in [(&stage.client, WEB4), (&far_client, WEB4), (&stage.client, WEB6), (&far_client, WEB6)] {
+    for (client, to) in
+        [(&stage.client, WEB4), (&far_client, WEB4), (&stage.client, WEB6), (&far_client, WEB6)]
+    {
         let answers = client.calls(Protocol::Tcp, to, 60).unwrap();
-        let names: std::collections::BTreeSet<_> = answers.iter().map(|answer| answer.name.as_str()).collect();
+        let names: std::collections::BTreeSet<_> =
+            answers.iter().map(|answer| answer.name.as_str()).collect();
         assert_eq!(names, ["far", "near"].into(), "from {} to {to}", client.name());
     }
 

@@ -1,10 +1,13 @@
 //! The laboratory itself: what the other tests stand on.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails: a panic has a stack")]
+
+use std::io::BufRead as _;
 use std::path::Path;
 use std::time::Duration;
 
 use lab::agent::Answer;
-use lab::{Lab, Pace, Pod, Ports, Protocol};
+use lab::{Lab, Pace, Pod, Ports, Protocol, wait};
 
 struct Pair {
     _lab: Lab,
@@ -92,6 +95,38 @@ fn a_load_counts_answers_and_failures() {
     let end = load.stop().unwrap();
     assert!(end.spread["server"] >= 50, "{end:?}");
     assert!(end.failures["ECONNREFUSED"] >= 10, "{end:?}");
+}
+
+/// Not a test by itself: the next one runs it as a process that it kills.
+#[test]
+#[ignore = "a part of the next test"]
+fn a_lab_that_waits_for_its_end() {
+    let pair = pair(["n1", "n1"]);
+    let _server = pair.server.serve(8080).unwrap();
+    println!("group {}", pair.client.node().cgroup().path().display());
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_lab_whose_process_is_killed_leaves_no_process_behind() {
+    let own = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(own);
+    command.args(["--exact", "--ignored", "--nocapture", "a_lab_that_waits_for_its_end"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let group =
+        lines.map_while(Result::ok).find_map(|line| Some(line.split_once("group ")?.1.to_owned())).unwrap();
+    assert_ne!(std::fs::read_to_string(format!("{group}/cgroup.procs")).unwrap(), "");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait::until("the end of its servers", Duration::from_secs(5), || {
+        let left = std::fs::read_to_string(format!("{group}/cgroup.procs"))?;
+        anyhow::ensure!(left.is_empty(), "processes {left}");
+        Ok(std::fs::remove_dir(&group)?)
+    })
+    .unwrap();
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub enum BackendError {
     /// The pin directory cannot hold pins.
     #[error("{} is not on a bpf file system; mount one (`mount -t bpf bpf /sys/fs/bpf`) or choose another --pin-dir", .0.display())]
     NotBpffs(PathBuf),
+    /// The cgroup is of the old kind, or no cgroup.
+    #[error("{} is not a cgroup of the v2 tree; `grep cgroup2 /proc/mounts` shows where that is", .0.display())]
+    NotCgroup2(PathBuf),
     /// A file operation on pins.
     #[error("could not {deed} {}", path.display())]
     Pin {
@@ -40,7 +43,10 @@ pub enum BackendError {
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),
     /// The kernel refused a program.
-    #[error("the kernel refused the program {hook}")]
+    #[error(
+        "the kernel refused the program {hook}: it needs a kernel with cgroup socket hooks, socket storage and \
+         bpf_set_retval (Linux 5.18 or newer, CONFIG_CGROUP_BPF)"
+    )]
     Program {
         /// Its name.
         hook: &'static str,
@@ -87,6 +93,7 @@ impl BackendError {
             Self::NoPrograms
             | Self::Busy(_)
             | Self::NotBpffs(_)
+            | Self::NotCgroup2(_)
             | Self::Pin { .. }
             | Self::Cgroup { .. }
             | Self::Object(_)

@@ -234,7 +234,11 @@ mod tests {
 
     #[test]
     fn broken_syntax_names_the_document() {
-        check(&format!("{WEB}---\nkind: Service\nspec: [\n"), &["Service web"], &[("document 2", "", "line")]);
+        check(
+            &format!("{WEB}---\nkind: Service\nspec: [\n"),
+            &["Service web"],
+            &[("document 2", "", "line")],
+        );
         check("{\"kind\": ", &[], &[("document 1", "", "EOF")]);
     }
 

@@ -154,7 +154,9 @@ impl Watch {
                 })
                 .await
             }
-            Event::Delete(object) => self.send(Change::Deleted(parse::reference(self.kind, object.meta()))).await,
+            Event::Delete(object) => {
+                self.send(Change::Deleted(parse::reference(self.kind, object.meta()))).await
+            }
         }
     }
 

@@ -7,7 +7,13 @@ use anyhow::Result;
 
 use crate::exchange::{Protocol, Target};
 
-pub(crate) fn run(protocol: Protocol, address: SocketAddr, count: u64, timeout: Duration, keep: bool) -> Result<()> {
+pub(crate) fn run(
+    protocol: Protocol,
+    address: SocketAddr,
+    count: u64,
+    timeout: Duration,
+    keep: bool,
+) -> Result<()> {
     let target = Target { protocol, address, timeout };
     let mut kept = None;
     for number in 0..count {

@@ -90,7 +90,9 @@ impl Line {
     fn ask(&mut self, said: &str) -> Result<(Echo, String)> {
         match self {
             Self::Stream(stream, Protocol::Http) => by_http(stream, said),
-            Self::Stream(stream, Protocol::Tcp | Protocol::Udp | Protocol::UdpConnected) => by_line(stream, said),
+            Self::Stream(stream, Protocol::Tcp | Protocol::Udp | Protocol::UdpConnected) => {
+                by_line(stream, said)
+            }
             Self::Datagram(socket, to) => by_datagram(socket, *to, said),
         }
     }

@@ -50,7 +50,8 @@ impl Load {
         stop_when_told(&ledger, term);
         let end = Instant::now() + Duration::from_secs_f64(self.seconds);
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.workers).map(|_| scope.spawn(|| self.work(&ledger, end))).collect();
+            let workers: Vec<_> =
+                (0..self.workers).map(|_| scope.spawn(|| self.work(&ledger, end))).collect();
             while workers.iter().any(|worker| !worker.is_finished()) {
                 println!("{}", ledger.line(false));
                 pause_until(Instant::now() + REPORT, || workers.iter().all(|worker| worker.is_finished()));

@@ -15,9 +15,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, getsockname, send,
-    sendto,
-    socket,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, getsockname,
+    send, sendto, socket,
 };
 
 use crate::exchange::name_of;
@@ -66,8 +65,11 @@ fn open(kind: &str) -> Result<OwnedFd> {
     };
     let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if kind == SockType::Datagram {
-        let any: IpAddr =
-            if family == AddressFamily::Inet { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if family == AddressFamily::Inet {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
         bind(made.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, 0)))?;
     }
     Ok(made)

@@ -111,7 +111,10 @@ fn stays(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> std::io::
 }
 
 fn http(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn receive(at: SocketAddr, house: &Arc<House>) -> Result<UdpSocket> {

@@ -86,7 +86,8 @@ impl Kernel {
             let place = |index| {
                 let key = SlotKey { service: service.id, generation: service.generation, index };
                 let slot = self.slots.get(&key).expect("a list has all its places");
-                let backend = self.backends.get(&slot.backend).expect("a place names an endpoint that exists");
+                let backend =
+                    self.backends.get(&slot.backend).expect("a place names an endpoint that exists");
                 assert_eq!(backend.service, service.id, "the endpoint belongs to the service");
                 SocketAddr::from(backend.endpoint)
             };

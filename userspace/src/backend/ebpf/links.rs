@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::sys;
+use super::{magic, sys};
 use crate::backend::BackendError;
 
 /// One hook on the cgroup.
@@ -44,6 +44,9 @@ impl Cgroup {
     pub(super) fn open(path: &Path) -> Result<Self, BackendError> {
         let failed = |source| BackendError::Cgroup { path: path.to_owned(), source };
         let directory = File::open(path).map_err(failed)?;
+        if !magic::is_on(path, magic::CGROUP2) {
+            return Err(BackendError::NotCgroup2(path.to_owned()));
+        }
         // The id of a cgroup is the inode number of its directory (kernfs, since 5.5).
         let id = directory.metadata().map_err(failed)?.ino();
         Ok(Self { directory, id })

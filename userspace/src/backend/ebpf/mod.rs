@@ -5,6 +5,7 @@ mod crash;
 mod image;
 mod links;
 mod load;
+mod magic;
 mod pins;
 mod read;
 mod set;

@@ -13,15 +13,13 @@ use std::path::{Path, PathBuf};
 
 use dataplane_ebpf::abi;
 
+use super::magic;
 use crate::backend::BackendError;
 
 /// Maps that are made anew, bigger, when they fill.
 pub(super) const TABLES: [&str; 5] = [abi::SERVICES, abi::SLOTS, abi::BACKENDS, abi::NAMES, abi::META];
 /// Maps that are kept.
 pub(super) const SHARED: [&str; 3] = [abi::COUNTERS, abi::CONNECTED, abi::DATAGRAMS];
-
-/// `f_type` of the bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// The pin directory of one daemon, and the layout version's place in it.
 #[derive(Clone, Debug)]
@@ -61,7 +59,7 @@ impl Pins {
         for directory in [self.links(), self.shared()] {
             make(&directory)?;
         }
-        if !is_bpffs(&self.top) {
+        if !magic::is_on(&self.top, magic::BPF) {
             return Err(BackendError::NotBpffs(self.top.clone()));
         }
         let lock = File::open(&self.top).map_err(|source| failed("open", &self.top, source))?;
@@ -144,14 +142,4 @@ pub(super) fn make(directory: &Path) -> Result<(), BackendError> {
 
 fn failed(deed: &'static str, path: &Path, source: io::Error) -> BackendError {
     BackendError::Pin { deed, path: path.to_owned(), source }
-}
-
-fn is_bpffs(path: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt;
-    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };
-    // SAFETY: statfs is a plain C structure for which all zero is a value.
-    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string and the structure is ours; both outlive the call.
-    let result = unsafe { libc::statfs(path.as_ptr(), &mut stat) };
-    result == 0 && stat.f_type as i64 == BPF_FS_MAGIC
 }
