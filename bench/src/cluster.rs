@@ -34,7 +34,9 @@ impl Cluster {
     /// Starts one; `None` if its parts are not there.
     pub(crate) fn start() -> Result<Option<Self>> {
         let Some(folder) = std::env::var_os(PARTS) else {
-            eprintln!("baseline kube-proxy-nftables is missing: {PARTS} is not set (`cargo xtask bench` sets it)");
+            eprintln!(
+                "baseline kube-proxy-nftables is missing: {PARTS} is not set (`cargo xtask bench` sets it)"
+            );
             return Ok(None);
         };
         if let Some(missing) = NEEDED.iter().find(|name| !Path::new(&folder).join(name).is_file()) {

@@ -6,33 +6,43 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{HashMap, Map, MapData};
-use dataplane_ebpf::abi::{self, Endpoint, Service, ServiceKey};
+use aya::maps::{Array, HashMap, Map, MapData};
+use dataplane_ebpf::abi::{self, Endpoint, Service, ServiceKey, State};
 use lab::Node;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 
 /// IP protocol number of what all shapes use.
 const TCP: u8 = 6;
 
-/// The map of services of one node's daemon.
-pub(crate) struct Services(HashMap<MapData, ServiceKey, Service>);
+/// The services of one node's daemon, and where their lists stand.
+pub(crate) struct Services {
+    services: HashMap<MapData, ServiceKey, Service>,
+    states: Array<MapData, State>,
+}
 
 impl Services {
-    /// Opens the pinned map.
+    /// Opens the pinned maps.
     pub(crate) fn open(node: &Node) -> Result<Self> {
-        let path = newest_set(node.pin_dir())?.join(abi::SERVICES);
-        let data = MapData::from_pin(&path).with_context(|| format!("could not open {}", path.display()))?;
-        Ok(Self(HashMap::try_from(Map::HashMap(data))?))
+        let set = newest_set(node.pin_dir())?;
+        let open = |name: &str| {
+            let path = set.join(name);
+            MapData::from_pin(&path).with_context(|| format!("could not open {}", path.display()))
+        };
+        let services = HashMap::try_from(Map::HashMap(open(abi::SERVICES)?))?;
+        Ok(Self { services, states: Array::try_from(Map::Array(open(abi::STATES)?))? })
     }
 
-    /// The entry of a TCP service.
-    pub(crate) fn get(&self, address: SocketAddr) -> Result<Service> {
+    /// Where the list of a TCP service stands.
+    pub(crate) fn get(&self, address: SocketAddr) -> Result<State> {
         let key = ServiceKey::new(&Endpoint::from(address), TCP);
-        self.0.get(&key, 0).with_context(|| format!("{address} is not in the kernel"))
+        let found = self.services.get(&key, 0);
+        let Service { id } = found.with_context(|| format!("{address} is not in the kernel"))?;
+        Ok(self.states.get(&id, 0)?)
     }
 
     /// Looks again and again until another list of `slots` endpoints is in force, and says when it was. `pause` keeps
@@ -40,19 +50,19 @@ impl Services {
     pub(crate) fn changed(
         &self,
         address: SocketAddr,
-        before: Service,
+        before: State,
         slots: u32,
         pause: Option<Duration>,
     ) -> Result<Instant> {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let entry = self.get(address)?;
+            let state = self.get(address)?;
             let seen = Instant::now();
-            if entry.generation != before.generation && entry.slots == slots {
+            if state.generation != before.generation && state.slots == slots {
                 return Ok(seen);
             }
             if seen > end {
-                bail!("{address} still has {entry:?}");
+                bail!("{address} still has {state:?}");
             }
             pause.into_iter().for_each(std::thread::sleep);
         }

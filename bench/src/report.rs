@@ -56,7 +56,13 @@ impl Title {
     }
 
     /// A row with a baseline: the median, and the ratios of the figures that were taken side by side.
-    pub(crate) fn against(self, name: &'static str, better: Better, figures: &[f64], baseline: &[f64]) -> Row {
+    pub(crate) fn against(
+        self,
+        name: &'static str,
+        better: Better,
+        figures: &[f64],
+        baseline: &[f64],
+    ) -> Row {
         let ratio = |(one, other): (&f64, &f64)| match better {
             Better::Higher => one / other,
             Better::Lower => other / one,
@@ -151,7 +157,8 @@ fn circumstances() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let commit = Command::new("git").args(["-c", "safe.directory=*", "rev-parse", "--short", "HEAD"]).output();
+    let commit =
+        Command::new("git").args(["-c", "safe.directory=*", "rev-parse", "--short", "HEAD"]).output();
     let commit = commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     format!(
         "kernel {}; {cores} x {}; commit {}",

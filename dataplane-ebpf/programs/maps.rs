@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
-    Backend, Counter, Datagrams, Name, Peer, Service, ServiceKey, Slot, SlotKey,
+    Backend, Counter, Datagrams, Name, Peer, Service, ServiceKey, Slot, SlotKey, State,
 };
 use dataplane_ebpf::datapath::Tables;
 
@@ -13,6 +13,8 @@ const ON_DEMAND: usize = 1;
 
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static STATES: Array<u64, 1> = Array::new();
 #[btf_map]
 static SLOTS: HashMap<SlotKey, Slot, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -33,8 +35,18 @@ pub(crate) struct Maps;
 impl Tables for Maps {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        // SAFETY: no program writes to this map; the kernel frees an entry only after a grace period.
+        // SAFETY: no program writes to this map. The element may be used again by the daemon while it is copied; its
+        // bytes are plain, and `choose` compares afterwards.
         unsafe { SERVICES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn state(&self, service: u32) -> Option<State> {
+        let place = STATES.get_ptr(service)?;
+        // SAFETY: an array's place is there for as long as the map. One load: both halves are of one write.
+        let both = unsafe { place.read_volatile() }.to_ne_bytes();
+        let [a, b, c, d, e, f, g, h] = both;
+        Some(State { generation: u32::from_ne_bytes([a, b, c, d]), slots: u32::from_ne_bytes([e, f, g, h]) })
     }
 
     #[inline(always)]

@@ -85,9 +85,8 @@ impl Socket for SockAddr<'_> {
     #[inline(always)]
     fn set_remote(&mut self, to: &Endpoint) {
         let Endpoint { address, port } = to;
-        let word = |at: usize| {
-            u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]])
-        };
+        let word =
+            |at: usize| u32::from_ne_bytes([address[at], address[at + 1], address[at + 2], address[at + 3]]);
         // SAFETY: these fields may be written by programs of this type; as for `port`.
         unsafe {
             match self.family {

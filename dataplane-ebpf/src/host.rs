@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey};
+use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey, State};
 use crate::datapath::{Socket, Tables};
 
 /// Tables in memory. `random` is what the next choice gets.
@@ -11,6 +11,8 @@ use crate::datapath::{Socket, Tables};
 pub struct HostTables {
     /// Services by address.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// Where the lists stand, by service id.
+    pub states: BTreeMap<u32, State>,
     /// Endpoint lists.
     pub slots: BTreeMap<SlotKey, Slot>,
     /// Endpoints by id.
@@ -24,6 +26,10 @@ pub struct HostTables {
 impl Tables for HostTables {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.services.get(key).copied()
+    }
+
+    fn state(&self, service: u32) -> Option<State> {
+        self.states.get(&service).copied()
     }
 
     fn slot(&self, key: &SlotKey) -> Option<Slot> {

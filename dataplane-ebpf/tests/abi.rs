@@ -7,7 +7,7 @@ use std::fs;
 
 use dataplane_ebpf::abi::{
     Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, MAPS, MapShape, NAME_BYTES, Name, Peer, Service,
-    ServiceKey, Slot, SlotKey, VERSION,
+    ServiceKey, Slot, SlotKey, State, VERSION,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt");
@@ -15,11 +15,12 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt"
 /// A structure: its name, its size, and the name, offset and size of each field.
 type Layout = (&'static str, usize, &'static [(&'static str, usize, usize)]);
 
-const LAYOUTS: [Layout; 9] = [
+const LAYOUTS: [Layout; 10] = [
     ("Endpoint", size_of::<Endpoint>(), Endpoint::LAYOUT),
     ("Backend", size_of::<Backend>(), Backend::LAYOUT),
     ("ServiceKey", size_of::<ServiceKey>(), ServiceKey::LAYOUT),
     ("Service", size_of::<Service>(), Service::LAYOUT),
+    ("State", size_of::<State>(), State::LAYOUT),
     ("SlotKey", size_of::<SlotKey>(), SlotKey::LAYOUT),
     ("Slot", size_of::<Slot>(), Slot::LAYOUT),
     ("Name", size_of::<Name>(), Name::LAYOUT),

@@ -13,6 +13,9 @@ use crate::inspect::Output;
 /// Where bpf file systems are mounted by custom.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// Flags with a short name: complaints name the long one.
+const SHORT: [(&str, &str); 2] = [("--verbosity", "-v"), ("--output", "-o")];
+
 /// Smallest useful tables.
 const SMALLEST: u32 = 16;
 
@@ -170,11 +173,12 @@ fn take_out(error: &clap::Error, arguments: &mut Vec<OsString>) -> bool {
     let flag = about.split([' ', '=']).next().unwrap_or(about);
     let Some(at) = arguments.iter().position(|argument| {
         let text = argument.to_string_lossy();
-        text == flag || text.starts_with(&format!("{flag}="))
+        let short = SHORT.iter().find(|(long, _)| *long == flag).is_some_and(|(_, short)| text == *short);
+        text == flag || short || text.starts_with(&format!("{flag}="))
     }) else {
         return false;
     };
-    let alone = arguments.remove(at).to_string_lossy() == flag;
+    let alone = !arguments.remove(at).to_string_lossy().contains('=');
     // `--flag value`: the value was refused, so it goes with its flag.
     if alone
         && matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use sluice::config::{self, LogFormat, Refused, Run, Verb};
 use sluice::{inspect, run};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Wrong usage, by custom.
 const USAGE: u8 = 2;
@@ -53,12 +56,13 @@ fn daemon(flags: &Run) -> anyhow::Result<()> {
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
+    // The client reports every failed request as an error, though it is tried again; the watches say it better.
+    let filter = Targets::new().with_default(level).with_target("kube_client", level.min(LevelFilter::OFF));
     let colour = std::io::stderr().is_terminal();
-    let logger =
-        tracing_subscriber::fmt().with_max_level(level).with_ansi(colour).with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
     match flags.log_format {
-        LogFormat::Text => logger.init(),
-        LogFormat::Json => logger.json().init(),
+        LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).init(),
+        LogFormat::Json => tracing_subscriber::registry().with(layer.json().with_filter(filter)).init(),
     }
     // Two threads: one for the loop, one for whatever else; the work is small and the node belongs to others.
     tokio::runtime::Builder::new_multi_thread()

@@ -10,13 +10,15 @@ struct Capability {
 }
 
 const BPF: u32 = 39;
+const PERFMON: u32 = 38;
 
-const NEEDED: [Capability; 2] = [
+const NEEDED: [Capability; 3] = [
     Capability { bit: BPF, name: "CAP_BPF", why: "to load programs and maps" },
+    Capability { bit: PERFMON, name: "CAP_PERFMON", why: "to load programs that copy addresses in loops" },
     Capability { bit: 12, name: "CAP_NET_ADMIN", why: "to attach programs to the cgroup's socket hooks" },
 ];
 
-/// Includes what CAP_BPF and CAP_NET_ADMIN allow for bpf(2) (kernel commit 2c78ee898d8f).
+/// Includes CAP_BPF and CAP_PERFMON (kernel commits 2c78ee898d8f and 980737282232).
 const SYS_ADMIN: u32 = 21;
 
 /// One sentence for each capability that this process lacks; empty if it has all.
@@ -39,9 +41,10 @@ fn missing_in(set: u64) -> Vec<String> {
             "{name} is missing: it is needed {why}; run as root, or add it (securityContext.capabilities.add)"
         )
     };
+    let included = |bit: u32| [BPF, PERFMON].contains(&bit) && has(SYS_ADMIN);
     NEEDED
         .iter()
-        .filter(|capability| !has(capability.bit) && (capability.bit != BPF || !has(SYS_ADMIN)))
+        .filter(|capability| !has(capability.bit) && !included(capability.bit))
         .map(sentence)
         .collect()
 }
@@ -52,14 +55,14 @@ mod tests {
 
     #[test]
     fn each_missing_capability_is_named() {
-        assert_eq!(missing_in(1 << 39 | 1 << 12), Vec::<String>::new());
-        let missing = missing_in(1 << 12);
+        assert_eq!(missing_in(1 << 39 | 1 << 38 | 1 << 12), Vec::<String>::new());
+        let missing = missing_in(1 << 38 | 1 << 12);
         assert!(missing.len() == 1 && missing.iter().all(|line| line.contains("CAP_BPF")), "{missing:?}");
-        assert_eq!(missing_in(0).len(), 2);
+        assert_eq!(missing_in(0).len(), 3);
     }
 
     #[test]
-    fn sys_admin_includes_bpf() {
+    fn sys_admin_includes_bpf_and_perfmon() {
         assert_eq!(missing_in(1 << 21 | 1 << 12), Vec::<String>::new());
     }
 

@@ -1,6 +1,5 @@
 //! From one changed endpoint list to the kernel.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -123,7 +122,7 @@ fn change_object(watchers: &Watchers<'_>, round: u32) -> Result<[f64; 2]> {
     let Watchers { cluster, daemon: _, services, _rival: _, commits } = watchers;
     thread::sleep(REST);
     let (number, count) = (5, endpoints(round));
-    let address: SocketAddr = shapes::address(number);
+    let address = shapes::address(number);
     let before = services.get(address)?;
     commits.forget()?;
     thread::scope(|scope| {
@@ -147,7 +146,8 @@ fn millis(begin: Instant, seen: Instant) -> f64 {
 
 fn rows(size: &str, figures: &Figures, report: &mut Report) {
     let Figures { folder, api, rival } = figures;
-    let title = |part: &str, subject| Title { suite: SUITE, case: format!("{size} {part}"), subject, unit: "ms" };
+    let title =
+        |part: &str, subject| Title { suite: SUITE, case: format!("{size} {part}"), subject, unit: "ms" };
     let all = folder.concat();
     let medians: Vec<f64> = folder.iter().map(|batch| quantile(batch, 0.5)).collect();
     let mut row = title("median", "ebpf").against(rival::NAME, Better::Lower, &medians, rival);

@@ -1,12 +1,13 @@
 //! What a connection through a service address costs, beside one to the endpoint itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use lab::cgroup::Cgroup;
-use lab::process::{Place, Process};
+use lab::process::Process;
 use lab::{Daemon, Lab, Node, Pod, Settings};
 use serde_json::{Value, json};
 
@@ -32,20 +33,28 @@ struct Amount {
     calls: u32,
 }
 
-/// Clients, and what they reach. The first is outside the control group that the daemon serves, the second inside, the
-/// third on the rival's node, if there is one.
+/// Who connects, and whereto.
 struct Stage {
     clients: Vec<Client>,
+    /// A control group without programs.
+    bare: Arc<Cgroup>,
+    node: Node,
     server: SocketAddr,
-    rival: Option<SocketAddr>,
+    rival: Option<(Node, SocketAddr)>,
 }
 
-/// Who goes where: a client and its destination.
-type Lane = (usize, SocketAddr);
+/// A way to the server. One client takes both of a node: it changes its control group between turns, because two processes
+/// are never equally fast.
+struct Lane {
+    client: usize,
+    group: PathBuf,
+    to: SocketAddr,
+}
 
-const OUTSIDE: usize = 0;
-const INSIDE: usize = 1;
-const RIVAL: usize = 2;
+/// The client on the daemon's node.
+const OURS: usize = 0;
+/// The client on the rival's.
+const THEIRS: usize = 1;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let Bench { quick, report, cluster } = bench;
@@ -57,9 +66,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (client, server) = (node.pod("client")?, node.pod("server")?);
     let _server = traffic::serve(&server.place())?;
     let daemon = start_daemon(&node, &server, amount.services)?;
-    let bare = Place::within(client.netns(), &Arc::new(Cgroup::new()?));
-    let clients = vec![Client::start(&bare)?, Client::start(&client.place())?];
-    let mut stage = Stage { clients, server: server.at(SHORT), rival: None };
+    let (clients, bare) = (vec![Client::start(&client.place())?], Arc::new(Cgroup::new()?));
+    let mut stage = Stage { clients, bare, node, server: server.at(SHORT), rival: None };
     let _rival = cluster.map(|cluster| start_rival(&lab, cluster, &mut stage)).transpose()?;
     eprintln!("measuring connections: {} rounds", amount.rounds);
     rates(&mut stage, &amount, report)?;
@@ -87,10 +95,10 @@ fn start_rival(lab: &Lab, cluster: &Cluster, stage: &mut Stage) -> Result<RivalS
     let (client, server) = (node.pod("client")?, node.pod("server")?);
     let process = traffic::serve(&server.place())?;
     cluster.apply(&target(&server))?;
-    let mut rival = Rival::start(node, cluster)?;
+    let mut rival = Rival::start(node.clone(), cluster)?;
     rival.synced(1)?;
     stage.clients.push(Client::start(&client.place())?);
-    stage.rival = Some(server.at(SHORT));
+    stage.rival = Some((node, server.at(SHORT)));
     Ok(RivalSide { _rival: rival, _server: process })
 }
 
@@ -100,7 +108,8 @@ fn target(server: &Pod) -> [Value; 2] {
     let service = ports.map(|(name, protocol, port, target)| {
         json!({ "name": name, "protocol": protocol, "port": port, "targetPort": target })
     });
-    let slice = ports.map(|(name, protocol, _, port)| json!({ "name": name, "protocol": protocol, "port": port }));
+    let slice =
+        ports.map(|(name, protocol, _, port)| json!({ "name": name, "protocol": protocol, "port": port }));
     [
         json!({
             "apiVersion": "v1",
@@ -141,12 +150,25 @@ fn bulks(stage: &mut Stage, amount: &Amount, report: &mut Report) -> Result<()> 
 
 /// Directly and through the service, with the daemon and with the rival, in turns.
 fn through(stage: &mut Stage, deed: Deed, rounds: u32, port: u16, service: u16) -> Result<Vec<Vec<f64>>> {
-    let to = |server: SocketAddr| at(server.ip(), port);
-    let mut lanes = vec![(OUTSIDE, to(stage.server)), (INSIDE, at(SERVICE, service))];
-    if let Some(server) = stage.rival {
-        lanes.extend([(RIVAL, to(server)), (RIVAL, at(SERVICE, service))]);
+    let (direct, vip) = (at(stage.server.ip(), port), at(SERVICE, service));
+    let mut lanes = vec![stage.bare_lane(direct), stage.served_lane(vip), stage.served_lane(direct)];
+    if let Some((node, server)) = &stage.rival {
+        let lane = |to| Lane { client: THEIRS, group: node.cgroup().path().to_owned(), to };
+        lanes.extend([lane(at(server.ip(), port)), lane(vip)]);
     }
     in_turns(&mut stage.clients, &lanes, deed, rounds)
+}
+
+impl Stage {
+    /// From where no program sees it.
+    fn bare_lane(&self, to: SocketAddr) -> Lane {
+        Lane { client: OURS, group: self.bare.path().to_owned(), to }
+    }
+
+    /// From where the daemon's programs see it.
+    fn served_lane(&self, to: SocketAddr) -> Lane {
+        Lane { client: OURS, group: self.node.cgroup().path().to_owned(), to }
+    }
 }
 
 /// One figure a lane and round. Every other round goes backwards, so that no lane is always the warm one.
@@ -158,8 +180,9 @@ fn in_turns(clients: &mut [Client], lanes: &[Lane], deed: Deed, rounds: u32) -> 
             order.reverse();
         }
         for lane in order {
-            let (client, to) = lanes[lane];
-            figures[lane].push(clients[client].measure(deed, to)?);
+            let Lane { client, group, to } = &lanes[lane];
+            clients[*client].enter(group)?;
+            figures[lane].push(clients[*client].measure(deed, *to)?);
         }
     }
     Ok(figures)
@@ -172,10 +195,11 @@ fn title(case: &str, subject: &'static str, unit: &'static str) -> Title {
 /// Rows for what [`through`] measured.
 fn compare(case: &str, unit: &'static str, figures: &[Vec<f64>]) -> Vec<Row> {
     let better = Better::Higher;
-    let [direct, socket, rest @ ..] = figures else { return Vec::new() };
+    let [direct, socket, passed, rest @ ..] = figures else { return Vec::new() };
     let mut rows = vec![
         title(case, "direct", unit).alone(direct),
         title(case, "socket", unit).against("direct", better, socket, direct),
+        title(case, "socket-not-ours", unit).against("direct", better, passed, direct),
     ];
     if let [direct, rival] = rest {
         rows.push(title(case, rival::NAME, unit).against("direct", better, rival, direct));
@@ -184,17 +208,31 @@ fn compare(case: &str, unit: &'static str, figures: &[Vec<f64>]) -> Vec<Row> {
     rows
 }
 
-/// What the hook adds to one `connect()`, if the address is no service's and if it is.
+/// What the hooks add to a `connect()` whose address is no service's, to one whose address is, and to the whole life of
+/// a socket that needs a memory of the service it asked for.
 fn datagrams(stage: &mut Stage, amount: &Amount, report: &mut Report) -> Result<()> {
-    let nobody = at(stage.server.ip(), NOBODY);
-    let lanes = [(OUTSIDE, nobody), (INSIDE, nobody), (INSIDE, at(SERVICE, 80))];
-    let figures = in_turns(&mut stage.clients, &lanes, Deed::Datagram(amount.calls), amount.rounds)?;
-    let [bare, rest @ ..] = &figures[..] else { return Ok(()) };
-    report.add(title("miss", "direct", "ns").alone(bare));
-    for (case, added, figures) in [("miss", "miss-added", &rest[0]), ("hit", "hit-added", &rest[1])] {
-        report.add(title(case, "socket", "ns").against("direct", Better::Lower, figures, bare));
-        let differences: Vec<f64> = figures.iter().zip(bare).map(|(with, without)| with - without).collect();
-        report.add(title(added, "socket", "ns").alone(&differences));
-    }
+    let (nobody, service) = (at(stage.server.ip(), NOBODY), at(SERVICE, 80));
+    let calls = Deed::Datagram(amount.calls);
+    added(stage, ["miss", "miss-added"], calls, [nobody, nobody], amount.rounds, report)?;
+    added(stage, ["hit", "hit-added"], calls, [nobody, service], amount.rounds, report)?;
+    let sockets = Deed::Fresh(amount.calls / 4);
+    added(stage, ["fresh", "fresh-added"], sockets, [nobody, service], amount.rounds, report)
+}
+
+fn added(
+    stage: &mut Stage,
+    [case, difference]: [&str; 2],
+    deed: Deed,
+    [bare, hooked]: [SocketAddr; 2],
+    rounds: u32,
+    report: &mut Report,
+) -> Result<()> {
+    let lanes = [stage.bare_lane(bare), stage.served_lane(hooked)];
+    let figures = in_turns(&mut stage.clients, &lanes, deed, rounds)?;
+    let [without, with] = &figures[..] else { return Ok(()) };
+    let more: Vec<f64> = with.iter().zip(without).map(|(with, without)| with - without).collect();
+    report.add(title(case, "direct", "ns").alone(without));
+    report.add(title(case, "socket", "ns").against("direct", Better::Lower, with, without));
+    report.add(title(difference, "socket", "ns").alone(&more));
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use dataplane_ebpf::abi::{Backend, Endpoint, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::abi::{Backend, Endpoint, Service, ServiceKey, Slot, SlotKey, State};
 use dataplane_ebpf::datapath::choose::choose;
 use dataplane_ebpf::datapath::socket::connect;
 use dataplane_ebpf::host::{HostSocket, HostTables};
@@ -51,7 +51,8 @@ fn key(number: u32) -> ServiceKey {
 fn tables(services: u32) -> HostTables {
     let mut tables = HostTables::default();
     for number in 0..services {
-        tables.services.insert(key(number), Service { id: number, generation: 1, slots: ENDPOINTS });
+        tables.services.insert(key(number), Service { id: number });
+        tables.states.insert(number, State { generation: 1, slots: ENDPOINTS });
         for index in 0..ENDPOINTS {
             let backend = number * ENDPOINTS + index;
             let [_, a, b, c] = backend.to_be_bytes();

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _, stdin};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +21,11 @@ pub(super) fn run() -> Result<()> {
 }
 
 fn obey(order: &str) -> Result<f64> {
+    if let Some(group) = order.strip_prefix("enter ") {
+        std::fs::write(Path::new(group).join("cgroup.procs"), "0")
+            .context("could not change the control group")?;
+        return Ok(0.0);
+    }
     let [deed, to, amount] = order.split(' ').collect::<Vec<_>>()[..] else { bail!("no order: {order}") };
     let to: SocketAddr = to.parse()?;
     let amount: u32 = amount.parse()?;
@@ -28,6 +34,7 @@ fn obey(order: &str) -> Result<f64> {
         "rate" => rate(to, time),
         "bulk" => bulk(to, time),
         "datagram" => datagram(to, amount),
+        "fresh" => fresh(to, amount),
         _ => bail!("no such deed: {deed}"),
     }
 }
@@ -66,4 +73,12 @@ fn datagram(to: SocketAddr, calls: u32) -> Result<f64> {
         socket.connect(to)?;
     }
     Ok(begin.elapsed().as_nanos() as f64 / f64::from(calls))
+}
+
+fn fresh(to: SocketAddr, sockets: u32) -> Result<f64> {
+    let begin = Instant::now();
+    for _ in 0..sockets {
+        UdpSocket::bind(anywhere(0))?.connect(to)?;
+    }
+    Ok(begin.elapsed().as_nanos() as f64 / f64::from(sockets))
 }

@@ -5,6 +5,7 @@ mod client;
 mod server;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -34,8 +35,10 @@ pub(crate) enum Deed {
     Rate(Duration),
     /// Send as much as goes for a while. Gbit a second.
     Bulk(Duration),
-    /// `connect()` a datagram socket so many times. Nanoseconds a call.
+    /// `connect()` one datagram socket so many times. Nanoseconds a call.
     Datagram(u32),
+    /// Open, `connect()` and close so many datagram sockets. Nanoseconds a socket.
+    Fresh(u32),
 }
 
 /// Plays client or server, as the arguments say.
@@ -76,8 +79,18 @@ impl Client {
             Deed::Rate(time) => format!("rate {to} {}", time.as_millis()),
             Deed::Bulk(time) => format!("bulk {to} {}", time.as_millis()),
             Deed::Datagram(calls) => format!("datagram {to} {calls}"),
+            Deed::Fresh(sockets) => format!("fresh {to} {sockets}"),
         };
-        self.process.tell(&order)?;
+        self.order(&order)
+    }
+
+    /// Moves into a control group: sockets made from now on belong to it.
+    pub(crate) fn enter(&mut self, group: &Path) -> Result<()> {
+        self.order(&format!("enter {}", group.display())).map(drop)
+    }
+
+    fn order(&mut self, order: &str) -> Result<f64> {
+        self.process.tell(order)?;
         let (place, limit) = (self.answers, Duration::from_secs(30));
         let answer = self.process.out.wait(limit, |lines| lines.get(place).cloned());
         let answer = answer.with_context(|| format!("no answer to `{order}`:\n{}", self.process.err))?;

@@ -32,8 +32,7 @@ impl Endpoint {
     /// From an IPv4 address and a port, both in network order.
     #[inline(always)]
     pub const fn v4(address: [u8; 4], port: [u8; 2]) -> Self {
-        // Arithmetic on words, not an array of bytes: for the latter the compiler calls a loop, and the verifier takes
-        // that loop's pointer only from a daemon that has CAP_PERFMON too.
+        // Arithmetic on words: an array of bytes would be filled by a loop.
         let mapped = (0xffff_u128 << 32) | u32::from_be_bytes(address) as u128;
         Self { address: mapped.to_be_bytes(), port }
     }

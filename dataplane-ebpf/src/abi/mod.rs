@@ -16,7 +16,7 @@ mod socket;
 pub use backend::{Backend, Endpoint};
 pub use counter::Counter;
 pub use name::{NAME_BYTES, Name};
-pub use service::{Service, ServiceKey, Slot, SlotKey};
+pub use service::{Service, ServiceKey, Slot, SlotKey, State};
 pub use socket::{DATAGRAM_PEERS, Datagrams, Peer};
 
 /// Version of every layout and of the meaning of every map. It is part of the pin directory's name, so that a daemon
@@ -25,6 +25,8 @@ pub const VERSION: u32 = 1;
 
 /// Map of services: [`ServiceKey`] to [`Service`].
 pub const SERVICES: &str = "SERVICES";
+/// Array of list states: service id to [`State`]. Place zero is never used.
+pub const STATES: &str = "STATES";
 /// Map of endpoint lists: [`SlotKey`] to [`Slot`].
 pub const SLOTS: &str = "SLOTS";
 /// Map of endpoints: id (`u32`) to [`Backend`].
@@ -61,8 +63,9 @@ const fn shape<K, V>(name: &'static str) -> MapShape {
 }
 
 /// Every map there is. Loader, dump and tests go through this table.
-pub const MAPS: [MapShape; 8] = [
+pub const MAPS: [MapShape; 9] = [
     shape::<ServiceKey, Service>(SERVICES),
+    shape::<u32, State>(STATES),
     shape::<SlotKey, Slot>(SLOTS),
     shape::<u32, Backend>(BACKENDS),
     shape::<u32, Name>(NAMES),

@@ -17,12 +17,19 @@ abi! {
 }
 
 abi! {
-    /// Where the endpoint list of a service stands. Replacing this value is the one commit point of a change: the
-    /// list of a generation is complete before the generation is named here, and is dropped only afterwards.
-    pub struct Service: 12 {
+    /// Which service port answers at an address. Written once and never changed: a hash map replaces a value by a new
+    /// element, and a reader that has passed the place of the new one meets neither.
+    pub struct Service: 4 {
         /// Id of the service port; several addresses of one service port share it.
         pub id: u32,
-        /// Which list of that service port is valid.
+    }
+}
+
+abi! {
+    /// Where the endpoint list of a service port stands. Writing this value, in place, is the one commit point of a
+    /// change: the list of a generation is complete before the generation is named here, and goes only afterwards.
+    pub struct State: 8 {
+        /// Which list of the service port is valid.
         pub generation: u32,
         /// Length of that list. Zero: connections are refused.
         pub slots: u32,

@@ -2,7 +2,7 @@
 
 use super::tables::Tables;
 use super::verdict::Reason;
-use crate::abi::{Backend, Service, ServiceKey, SlotKey};
+use crate::abi::{Backend, ServiceKey, SlotKey, State};
 
 /// How often a choice is begun anew when the list changes under it. A list must be replaced within the few hundred
 /// nanoseconds between two lookups, this many times in a row, before a call fails.
@@ -21,27 +21,35 @@ pub enum Choice {
 }
 
 /// Chooses uniformly among the endpoints of the service at `key`.
+///
+/// What was read counts only if the state is the same afterwards: the kernel may use a removed element again at once,
+/// also while somebody reads it (bpf_mem_cache_free, since 6.1), and nothing that a state names is removed before that
+/// state is replaced.
 #[inline(always)]
 pub fn choose(tables: &impl Tables, key: &ServiceKey) -> Choice {
     for _ in 0..TRIES {
         let Some(service) = tables.service(key) else { return Choice::NotOurs };
-        let Some(index) = pick(tables.random(), service.slots) else {
+        let Some(state) = tables.state(service.id) else { continue };
+        let Some(index) = pick(tables.random(), state.slots) else {
             return Choice::Nobody(Reason::NoEndpoint);
         };
-        if let Some((id, backend)) = resolve(tables, &service, index) {
+        if let Some((id, backend)) = resolve(tables, service.id, &state, index)
+            && tables.state(service.id) == Some(state)
+            && tables.service(key) == Some(service)
+        {
             return Choice::Chosen(id, backend);
         }
     }
     Choice::Nobody(Reason::Unsettled)
 }
 
-/// The endpoint in one place of the list. `None` when the list was replaced since `service` was read; an endpoint
+/// The endpoint in one place of the list. `None` when the list was replaced since `state` was read; an endpoint
 /// that belongs to another service means the same.
 #[inline(always)]
-fn resolve(tables: &impl Tables, service: &Service, index: u32) -> Option<(u32, Backend)> {
-    let slot = tables.slot(&SlotKey { service: service.id, generation: service.generation, index })?;
+fn resolve(tables: &impl Tables, service: u32, state: &State, index: u32) -> Option<(u32, Backend)> {
+    let slot = tables.slot(&SlotKey { service, generation: state.generation, index })?;
     let backend = tables.backend(slot.backend)?;
-    (backend.service == service.id).then_some((slot.backend, backend))
+    (backend.service == service).then_some((slot.backend, backend))
 }
 
 /// A place in a list of `slots`, uniform for a uniform `random`; `None` for an empty list. Multiply and shift instead

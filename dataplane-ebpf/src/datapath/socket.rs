@@ -89,9 +89,15 @@ fn refuse(tables: &impl Tables, reason: Reason) -> Verdict {
     Verdict::Refused(reason)
 }
 
-/// The translation in force for sends to `service`.
+/// The translation in force for sends to `service`. A connected socket that names the address all the same must reach
+/// the endpoint it is connected to: the answer of another would not be delivered to it.
 #[inline(always)]
 fn remembered(socket: &impl Socket, service: &Endpoint) -> Option<Peer> {
+    if let Some(peer) = socket.connected()
+        && peer.service == *service
+    {
+        return Some(peer);
+    }
     let memory = socket.datagrams()?;
     for peer in &memory.peers {
         if peer.service == *service {

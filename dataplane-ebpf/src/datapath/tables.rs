@@ -1,11 +1,13 @@
 //! What the datapath may ask and change. The kernel answers with maps and socket storage, the host with collections.
 
-use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey};
+use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey, State};
 
 /// The questions the datapath may ask.
 pub trait Tables {
     /// The service behind an address.
     fn service(&self, key: &ServiceKey) -> Option<Service>;
+    /// Where the endpoint list of a service port stands, by its id.
+    fn state(&self, service: u32) -> Option<State>;
     /// One place of an endpoint list.
     fn slot(&self, key: &SlotKey) -> Option<Slot>;
     /// An endpoint by id.

@@ -2,14 +2,14 @@
 
 use std::cell::Cell;
 
-use dataplane_ebpf::abi::{Backend, Counter, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::abi::{Backend, Counter, Service, ServiceKey, Slot, SlotKey, State};
 use dataplane_ebpf::datapath::Tables;
 use dataplane_ebpf::datapath::choose::{Choice, choose, pick};
 use dataplane_ebpf::datapath::verdict::Reason;
 use dataplane_ebpf::host::HostTables;
 use proptest::prelude::*;
 
-use crate::world::{DNS, ELSEWHERE, TCP, WEB, any_tables, endpoint, is_listed, put, web};
+use crate::world::{DNS, ELSEWHERE, List, TCP, WEB, any_tables, endpoint, is_listed, put, web};
 
 #[test]
 fn an_empty_list_has_no_place() {
@@ -48,14 +48,14 @@ fn every_endpoint_of_the_list_can_be_chosen() {
 #[test]
 fn ipv6_services_are_chosen_among_alike() {
     let mut tables = web(&[5]);
-    put(&mut tables, DNS, Service { id: 2, generation: 9, slots: 1 }, &[8]);
+    put(&mut tables, DNS, List { id: 2, generation: 9, slots: 1 }, &[8]);
     check(&tables, DNS, "8");
 }
 
 #[test]
 fn only_the_generation_that_is_named_counts() {
     let mut tables = web(&[5]);
-    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 1 }, &[6]);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 1 }, &[6]);
     check(&tables, WEB, "6");
 }
 
@@ -131,8 +131,8 @@ proptest! {
                     prop_assert_eq!(tables.backends.get(&id), Some(&backend));
                     prop_assert!(is_listed(&tables, key, &backend.endpoint));
                 }
-                Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(tables.services[key].slots, 0),
-                Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(tables.services[key].slots, 0),
+                Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(slots(&tables, key), Some(0)),
+                Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(slots(&tables, key), Some(0)),
                 Choice::NotOurs => prop_assert!(false, "{key:?} is a service"),
             }
         }
@@ -152,8 +152,13 @@ fn render(choice: Choice) -> String {
     }
 }
 
-/// A reader that comes in the middle of a change: it gets the old service so many times, then the new one,
-/// while the old list is already gone.
+fn slots(tables: &HostTables, key: &ServiceKey) -> Option<u32> {
+    let Service { id } = tables.services.get(key)?;
+    tables.states.get(id).map(|state| state.slots)
+}
+
+/// A reader that comes in the middle of a change: it gets the old state so many times, then the new tables, while the
+/// old list is already gone.
 struct Flip {
     old: Cell<u32>,
     new: HostTables,
@@ -161,11 +166,15 @@ struct Flip {
 
 impl Tables for Flip {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
+        if self.old.get() == 0 { self.new.service(key) } else { Some(Service { id: 1 }) }
+    }
+
+    fn state(&self, service: u32) -> Option<State> {
         match self.old.get() {
-            0 => self.new.service(key),
+            0 => self.new.state(service),
             left => {
                 self.old.set(left - 1);
-                Some(Service { id: 1, generation: 77, slots: 2 })
+                Some(State { generation: 77, slots: 2 })
             }
         }
     }
@@ -185,6 +194,48 @@ impl Tables for Flip {
     fn count(&self, counter: Counter) {
         self.new.count(counter);
     }
+}
+
+/// A reader whose list is complete at first, and whose service is another one when it looks again: what it read in
+/// between may be anybody's.
+struct Reused {
+    tables: HostTables,
+    reads: Cell<u32>,
+}
+
+impl Tables for Reused {
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        let reads = self.reads.get();
+        self.reads.set(reads + 1);
+        if reads == 0 { Some(Service { id: 2 }) } else { self.tables.service(key) }
+    }
+
+    fn state(&self, service: u32) -> Option<State> {
+        self.tables.state(service)
+    }
+
+    fn slot(&self, key: &SlotKey) -> Option<Slot> {
+        self.tables.slot(key)
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.tables.backend(id)
+    }
+
+    fn random(&self) -> u32 {
+        self.tables.random()
+    }
+
+    fn count(&self, counter: Counter) {
+        self.tables.count(counter);
+    }
+}
+
+#[test]
+fn an_element_that_was_used_again_while_it_was_read_leads_nowhere() {
+    let mut tables = web(&[5]);
+    put(&mut tables, DNS, List { id: 2, generation: 1, slots: 1 }, &[8]);
+    check(&Reused { tables, reads: Cell::new(0) }, WEB, "5");
 }
 
 fn check_flip(replaced_after: u32, new: HostTables, choice: &str) {

@@ -1,6 +1,6 @@
 //! The sequences at the hooks: what a program sees that connects, sends, receives and asks for its peer.
 
-use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer, Service, ServiceKey};
+use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer, ServiceKey};
 use dataplane_ebpf::datapath::socket::{connect, peer_name, receive, send};
 use dataplane_ebpf::datapath::verdict::Reason;
 use dataplane_ebpf::datapath::{Socket, Verdict};
@@ -8,7 +8,7 @@ use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
 use crate::world::{
-    DNS, ELSEWHERE, TCP, UDP, WEB, any_tables, backend_address, counted, endpoint, is_listed, put, web,
+    DNS, ELSEWHERE, List, TCP, UDP, WEB, any_tables, backend_address, counted, endpoint, is_listed, put, web,
 };
 
 const NO_ENDPOINT: Verdict = Verdict::Refused(Reason::NoEndpoint);
@@ -33,7 +33,7 @@ fn a_connection_to_a_service_goes_to_its_endpoint_and_is_remembered() {
 #[test]
 fn a_connection_over_ipv6_stays_ipv6() {
     let mut tables = HostTables::default();
-    put(&mut tables, DNS, Service { id: 2, generation: 1, slots: 1 }, &[8]);
+    put(&mut tables, DNS, List { id: 2, generation: 1, slots: 1 }, &[8]);
     let mut socket = socket(TCP, DNS);
     check(connect(&mut socket, &tables), Verdict::Translated, &socket, &backend_address(DNS, 8));
 }
@@ -165,7 +165,7 @@ fn datagrams_stay_with_an_endpoint_that_drains() {
     let mut tables = web(&[5]);
     let mut socket = socket(UDP, WEB);
     check_send(&mut socket, &tables, WEB, 5);
-    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 1 }, &[6]);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 1 }, &[6]);
     check_send(&mut socket, &tables, WEB, 5);
 }
 
@@ -174,7 +174,7 @@ fn datagrams_move_when_their_endpoint_has_left() {
     let mut tables = web(&[5]);
     let mut socket = socket(UDP, WEB);
     check_send(&mut socket, &tables, WEB, 5);
-    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 1 }, &[6]);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 1 }, &[6]);
     tables.backends.remove(&5);
     check_send(&mut socket, &tables, WEB, 6);
     assert_eq!(peers(&socket), [(endpoint(WEB), backend(6))]);
@@ -197,7 +197,7 @@ fn datagrams_move_when_the_address_is_given_to_another_service() {
     let mut tables = web(&[5]);
     let mut socket = socket(UDP, WEB);
     check_send(&mut socket, &tables, WEB, 5);
-    put(&mut tables, WEB, Service { id: 2, generation: 1, slots: 1 }, &[6]);
+    put(&mut tables, WEB, List { id: 2, generation: 1, slots: 1 }, &[6]);
     check_send(&mut socket, &tables, WEB, 6);
 }
 
@@ -206,7 +206,7 @@ fn datagrams_are_refused_when_nobody_is_left() {
     let mut tables = web(&[5]);
     let mut socket = socket(UDP, WEB);
     check_send(&mut socket, &tables, WEB, 5);
-    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 0 }, &[]);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 0 }, &[]);
     tables.backends.clear();
     check(resend(&mut socket, &tables, WEB), NO_ENDPOINT, &socket, &endpoint(WEB));
 }
@@ -216,10 +216,19 @@ fn a_datagram_flow_stays_with_a_serving_endpoint_when_new_flows_are_refused() {
     let mut tables = web(&[5]);
     let mut old = socket(UDP, WEB);
     check_send(&mut old, &tables, WEB, 5);
-    put(&mut tables, WEB, Service { id: 1, generation: 2, slots: 0 }, &[]);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 0 }, &[]);
     check(resend(&mut old, &tables, WEB), Verdict::Translated, &old, &backend(5));
     let mut new = socket(UDP, WEB);
     check(send(&mut new, &tables), NO_ENDPOINT, &new, &endpoint(WEB));
+}
+
+#[test]
+fn a_connected_socket_that_names_the_service_again_reaches_the_same_endpoint() {
+    let tables = web(&[5, 6, 7]);
+    let mut socket = socket(UDP, WEB);
+    assert_eq!(connect(&mut socket, &tables), Verdict::Translated);
+    tables.random.set(u32::MAX);
+    check(resend(&mut socket, &tables, WEB), Verdict::Translated, &socket, &backend(5));
 }
 
 #[test]
@@ -374,7 +383,7 @@ fn many_services() -> (HostTables, Vec<String>) {
     let mut tables = HostTables::default();
     let addresses: Vec<String> = (0..=DATAGRAM_PEERS).map(|number| format!("10.96.1.{number}:53")).collect();
     for (id, address) in (1..).zip(&addresses) {
-        put(&mut tables, address, Service { id, generation: 1, slots: 1 }, &[id]);
+        put(&mut tables, address, List { id, generation: 1, slots: 1 }, &[id]);
     }
     (tables, addresses)
 }

@@ -5,14 +5,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{HashMap as KernelMap, Map, MapData};
-use dataplane_ebpf::abi::{SERVICES, Service, ServiceKey, VERSION};
+use aya::maps::{Array, HashMap as KernelMap, Map, MapData};
+use dataplane_ebpf::abi::{SERVICES, STATES, Service, ServiceKey, State, VERSION};
 
 /// How long a change may take before the demonstration gives up on it.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The map.
-pub(super) struct Kernel(KernelMap<MapData, ServiceKey, Service>);
+/// The maps.
+pub(super) struct Kernel {
+    services: KernelMap<MapData, ServiceKey, Service>,
+    states: Array<MapData, State>,
+}
 
 /// One address of one service.
 #[derive(Clone, Copy, Debug)]
@@ -25,25 +28,29 @@ pub(super) struct Address {
 impl Kernel {
     /// Opens the map that the daemon pinned.
     pub(super) fn open(pin_dir: &Path) -> Result<Self> {
-        let path = pin_dir.join(format!("v{VERSION}/maps-1/{SERVICES}"));
-        let data = MapData::from_pin(&path).with_context(|| format!("could not open {}", path.display()))?;
-        Ok(Self(KernelMap::try_from(Map::HashMap(data))?))
+        let open = |name: &str| {
+            let path = pin_dir.join(format!("v{VERSION}/maps-1/{name}"));
+            MapData::from_pin(&path).with_context(|| format!("could not open {}", path.display()))
+        };
+        let services = KernelMap::try_from(Map::HashMap(open(SERVICES)?))?;
+        Ok(Self { services, states: Array::try_from(Map::Array(open(STATES)?))? })
     }
 
     /// What the kernel has for an address.
-    pub(super) fn service(&self, address: Address) -> Option<Service> {
-        self.0.get(&ServiceKey::new(&address.at.into(), address.protocol), 0).ok()
+    pub(super) fn state(&self, address: Address) -> Option<State> {
+        let key = ServiceKey::new(&address.at.into(), address.protocol);
+        let Service { id } = self.services.get(&key, 0).ok()?;
+        self.states.get(&id, 0).ok()
     }
 
     /// Waits until the kernel has a list of `endpoints` that is not the one of `before`. Looks without pause: what is
     /// measured lasts less than the shortest sleep.
-    pub(super) fn changed(&self, address: Address, before: Option<Service>, endpoints: usize) -> Result<()> {
+    pub(super) fn changed(&self, address: Address, before: Option<State>, endpoints: usize) -> Result<()> {
         let start = Instant::now();
-        let is = |service: Service| {
-            service.slots as usize == endpoints
-                && before.is_none_or(|old| old.generation != service.generation)
+        let is = |state: State| {
+            state.slots as usize == endpoints && before.is_none_or(|old| old.generation != state.generation)
         };
-        while !self.service(address).is_some_and(is) {
+        while !self.state(address).is_some_and(is) {
             if start.elapsed() > LIMIT {
                 bail!("{} did not get its {endpoints} endpoints within {LIMIT:?}", address.at);
             }

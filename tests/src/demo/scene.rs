@@ -107,8 +107,11 @@ impl Scene {
     /// Writes who stands behind `web` and `dns` to their manifests, and measures until the kernel has it.
     pub(super) fn publish(&mut self) -> Result<()> {
         let [web4, web6] = [Slice::v4("web-v4", "web"), Slice::v6("web-v6", "web")];
-        let mut slices =
-            [web4.port("http", "TCP", TCP), web6.port("http", "TCP", TCP), Slice::v4("dns-v4", "dns").port("dns", "UDP", UDP)];
+        let mut slices = [
+            web4.port("http", "TCP", TCP),
+            web6.port("http", "TCP", TCP),
+            Slice::v4("dns-v4", "dns").port("dns", "UDP", UDP),
+        ];
         for Backend { pod, server: _, state } in &self.backends {
             let [web4, web6, dns] = slices;
             slices = [
@@ -134,7 +137,7 @@ impl Scene {
 
     fn edit(&mut self, service: Service, text: &str, endpoints: usize) -> Result<()> {
         let address = service.address();
-        let before = self.kernel.service(address).filter(|old| old.slots as usize != endpoints);
+        let before = self.kernel.state(address).filter(|old| old.slots as usize != endpoints);
         let start = Instant::now();
         self.manifests.put(service.file(), text)?;
         self.kernel.changed(address, before, endpoints)?;
@@ -177,7 +180,8 @@ fn copy(from: &Path, to: &Path) -> Result<Manifests> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for entry in folder {
         let path = entry?.path();
-        let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let name = name.trim_end_matches("-service").trim_end_matches("-endpoints").to_owned();
         for document in text.split("\n---\n") {

@@ -21,8 +21,16 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(json: bool) -> Self {
-        let is_terminal = if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
-        Self { is_terminal, to_stderr: json, started: Instant::now(), drawn: 0, last_act: String::new(), beats: 0 }
+        let is_terminal =
+            if json { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
+        Self {
+            is_terminal,
+            to_stderr: json,
+            started: Instant::now(),
+            drawn: 0,
+            last_act: String::new(),
+            beats: 0,
+        }
     }
 
     /// One line.
@@ -52,7 +60,10 @@ impl Screen {
 
     fn table(&self, act: &str, scene: &Scene) -> String {
         let seconds = self.started.elapsed().as_secs_f64();
-        let mut text = format!("\n  {seconds:4.1} s   {act}\n\n  {:<14}{:>10}{:>9}   answered by\n", "clients", "requests", "failed");
+        let mut text = format!(
+            "\n  {seconds:4.1} s   {act}\n\n  {:<14}{:>10}{:>9}   answered by\n",
+            "clients", "requests", "failed"
+        );
         for (name, progress) in scene.progress() {
             let spread: Vec<String> =
                 progress.spread.iter().map(|(server, count)| format!("{server} {count}")).collect();
@@ -68,7 +79,8 @@ impl Screen {
 
     /// The end.
     pub(super) fn summary(&mut self, summary: &Summary, json: bool) -> Result<()> {
-        let Summary { requests, failed, failures, refused_at_zero, spread, change_to_kernel_ms, seconds } = summary;
+        let Summary { requests, failed, failures, refused_at_zero, spread, change_to_kernel_ms, seconds } =
+            summary;
         let list = |map: &std::collections::BTreeMap<String, u64>| {
             let items: Vec<String> = map.iter().map(|(name, count)| format!("{name} {count}")).collect();
             if items.is_empty() { "none".to_owned() } else { items.join(", ") }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use dataplane_ebpf::abi::{Backend, DATAGRAM_PEERS, Endpoint, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::abi::{Backend, DATAGRAM_PEERS, Endpoint, Service, ServiceKey, Slot, SlotKey, State};
 use dataplane_ebpf::datapath::{Verdict, socket};
 use dataplane_ebpf::host::{HostSocket, HostTables};
 
@@ -69,15 +69,16 @@ impl<'a> Twin<'a> {
     fn draw(&self, to: SocketAddr, went: Option<SocketAddr>) {
         let key = ServiceKey::new(&to.into(), self.host.protocol);
         let (Some(went), Some(service)) = (went, self.tables.services.get(&key)) else { return };
-        let found = (0..service.slots).find(|index| self.endpoint(service, *index) == Some(went.into()));
+        let Some(state) = self.tables.states.get(&service.id) else { return };
+        let found = (0..state.slots).find(|index| self.endpoint(service, state, *index) == Some(went.into()));
         if let Some(index) = found {
-            let random = (u64::from(index) << 32).div_ceil(u64::from(service.slots));
+            let random = (u64::from(index) << 32).div_ceil(u64::from(state.slots));
             self.tables.random.set(u32::try_from(random).expect("an index below the length"));
         }
     }
 
-    fn endpoint(&self, service: &Service, index: u32) -> Option<Endpoint> {
-        let slot = SlotKey { service: service.id, generation: service.generation, index };
+    fn endpoint(&self, service: &Service, state: &State, index: u32) -> Option<Endpoint> {
+        let slot = SlotKey { service: service.id, generation: state.generation, index };
         let Slot { backend } = self.tables.slots.get(&slot)?;
         self.tables.backends.get(backend).map(|backend| backend.endpoint)
     }
@@ -118,8 +119,8 @@ struct Builder {
 impl Builder {
     fn service(&mut self, id: u32, address: SocketAddr, protocol: u8, endpoints: &[SocketAddr]) {
         let slots = u32::try_from(endpoints.len()).expect("a short list");
-        let value = Service { id, generation: 1, slots };
-        self.tables.services.insert(ServiceKey::new(&address.into(), protocol), value);
+        self.tables.services.insert(ServiceKey::new(&address.into(), protocol), Service { id });
+        self.tables.states.insert(id, State { generation: 1, slots });
         for (index, endpoint) in (0..).zip(endpoints) {
             self.next_backend += 1;
             let backend = Backend { endpoint: (*endpoint).into(), zero: [0; 2], service: id };

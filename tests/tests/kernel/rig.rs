@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::maps::HashMap;
+use aya::maps::{Array, HashMap};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
-use dataplane_ebpf::abi;
+use dataplane_ebpf::abi::{self, State};
 use dataplane_ebpf::host::HostTables;
 use lab::cgroup::Cgroup;
 use lab::link::batch;
@@ -26,7 +26,7 @@ pub(crate) fn object() -> Ebpf {
     let path = std::env::var("SLUICE_EBPF_OBJECT").expect("SLUICE_EBPF_OBJECT names the built programs");
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut loader = EbpfLoader::new();
-    for name in [abi::SERVICES, abi::SLOTS, abi::BACKENDS, abi::NAMES] {
+    for name in [abi::SERVICES, abi::STATES, abi::SLOTS, abi::BACKENDS, abi::NAMES] {
         loader.map_max_entries(name, 4096);
     }
     loader.load(&bytes).expect("the object loads")
@@ -59,8 +59,9 @@ impl Rig {
 
     /// Writes the tables of the host into the kernel, whole.
     pub(crate) fn fill(&mut self, tables: &HostTables) {
-        let HostTables { services, slots, backends, random: _, counted: _ } = tables;
+        let HostTables { services, states, slots, backends, random: _, counted: _ } = tables;
         refill(&mut self.ebpf, abi::SERVICES, services);
+        restate(&mut self.ebpf, states);
         refill(&mut self.ebpf, abi::SLOTS, slots);
         refill(&mut self.ebpf, abi::BACKENDS, backends);
     }
@@ -97,6 +98,16 @@ fn attached(cgroup: &Cgroup) -> Ebpf {
             .unwrap_or_else(|error| panic!("{hook}: {error}"));
     }
     ebpf
+}
+
+/// Writes every place of the array: those without a state have an empty list.
+fn restate(ebpf: &mut Ebpf, wanted: &std::collections::BTreeMap<u32, State>) {
+    let map = ebpf.map_mut(abi::STATES).expect("a map of states");
+    let mut map: Array<_, State> = map.try_into().expect("an array");
+    for id in 0..map.len() {
+        let state = wanted.get(&id).copied().unwrap_or(State { generation: 0, slots: 0 });
+        map.set(id, state, 0).expect("a place");
+    }
 }
 
 fn refill<K: aya::Pod + Ord, V: aya::Pod>(

@@ -84,23 +84,3 @@ pub enum BackendError {
         expected: String,
     },
 }
-
-impl BackendError {
-    /// Whether a table was full: bigger tables help.
-    pub fn is_full(&self) -> bool {
-        match self {
-            Self::Map { source, .. } => source.raw_os_error() == Some(libc::E2BIG),
-            Self::NoPrograms
-            | Self::Busy(_)
-            | Self::NotBpffs(_)
-            | Self::NotCgroup2(_)
-            | Self::Pin { .. }
-            | Self::Cgroup { .. }
-            | Self::Object(_)
-            | Self::Missing(_)
-            | Self::Program { .. }
-            | Self::Link { .. }
-            | Self::Shape { .. } => false,
-        }
-    }
-}

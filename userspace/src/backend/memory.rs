@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::ebpf::Report;
+use super::ebpf::{HookState, Report};
 use super::{Applied, Backend, BackendError, Wanted};
 use crate::desired::ServicePort;
 use crate::model::{ServiceName, ServicePortName};
@@ -26,6 +26,10 @@ pub struct State {
     pub enables: usize,
     /// How many of the next calls of `apply` shall fail.
     pub failures: usize,
+    /// How many of the next calls of `enable` shall fail.
+    pub enable_failures: usize,
+    /// Whether somebody has taken a hook away.
+    pub detached: bool,
 }
 
 impl Memory {
@@ -58,11 +62,27 @@ impl Backend for Memory {
     }
 
     fn enable(&mut self) -> Result<(), BackendError> {
-        self.with(|state| state.enables += 1);
-        Ok(())
+        self.with(|state| {
+            state.enables += 1;
+            if state.enable_failures > 0 {
+                state.enable_failures -= 1;
+                return Err(BackendError::Missing("patience"));
+            }
+            state.detached = false;
+            Ok(())
+        })
     }
 
     fn report(&self) -> Result<Report, BackendError> {
-        Ok(Report { pin_dir: PathBuf::new(), hooks: Vec::new(), maps: Vec::new(), counters: BTreeMap::new() })
+        Ok(Report {
+            pin_dir: PathBuf::new(),
+            hooks: vec![HookState {
+                hook: "connect4".to_owned(),
+                attached: self.with(|state| !state.detached),
+                program: None,
+            }],
+            maps: Vec::new(),
+            counters: BTreeMap::new(),
+        })
     }
 }

@@ -9,7 +9,11 @@ use crate::backend::ebpf::Pins;
 /// Removes all pins; the kernel detaches the programs and frees the maps. Refused while a daemon runs: it would put
 /// everything back.
 pub fn run(pin_dir: &Path) -> Result<(), BackendError> {
-    if !pin_dir.exists() {
+    if !pin_dir.try_exists().map_err(|source| BackendError::Pin {
+        deed: "look at",
+        path: pin_dir.to_owned(),
+        source,
+    })? {
         print(&format!("nothing is installed below {}", pin_dir.display()));
         return Ok(());
     }

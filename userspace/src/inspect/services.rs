@@ -17,7 +17,7 @@ struct ServiceRow {
     port: PortRow,
     addresses: Vec<String>,
     endpoints: usize,
-    generation: Option<u32>,
+    generation: u32,
     id: u32,
 }
 
@@ -100,7 +100,7 @@ fn service_row(name: &ServicePortName, entries: &Entries) -> ServiceRow {
         port: port_row(name),
         addresses: port.frontends.iter().map(ToString::to_string).collect(),
         endpoints: port.endpoints.len(),
-        generation: entries.services.first().map(|(_, service)| service.generation),
+        generation: entries.state.generation,
         id: entries.id,
     }
 }

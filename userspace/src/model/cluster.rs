@@ -16,12 +16,21 @@ pub enum Change {
     Service(Applied<Service>),
     /// A slice as it stands.
     Slice(Applied<Slice>),
+    /// An object that exists but cannot be read: what it was before it still is.
+    Unreadable {
+        /// Which one.
+        object: ObjectRef,
+        /// Why.
+        problems: Vec<Problem>,
+    },
     /// An object that is gone.
     Deleted(ObjectRef),
     /// All objects of a kind are about to be named.
     Begin(Kind),
     /// All have been named: what was not applied since the beginning is gone.
     End(Kind),
+    /// Whether some objects of the source could not be read: then what is installed and named by nobody stays.
+    Partial(bool),
     /// What is wrong with something that is no object, such as a file; in place of what was wrong with it
     /// before.
     Problems {
@@ -71,6 +80,9 @@ pub struct Cluster {
     /// While a kind is being listed: what has not been named yet.
     unseen: BTreeMap<Kind, BTreeSet<ObjectRef>>,
     synced: BTreeSet<Kind>,
+    partial: bool,
+    /// Objects that exist and cannot be read.
+    unreadable: BTreeSet<ObjectRef>,
     wrong: BTreeMap<ObjectRef, Vec<Problem>>,
     /// Of things that are no objects.
     wrong_elsewhere: BTreeMap<String, Vec<Problem>>,
@@ -92,9 +104,14 @@ impl Cluster {
                 self.note(&object, problems);
                 self.put_slice(object, value);
             }
+            Change::Unreadable { object, problems } => {
+                self.note(&object, problems);
+                self.unreadable.insert(object);
+            }
             Change::Deleted(object) => self.delete(&object),
             Change::Begin(kind) => self.begin(kind),
             Change::End(kind) => self.end(kind),
+            Change::Partial(partial) => self.partial = partial,
             Change::Problems { object, problems } => {
                 set_or_clear(&mut self.wrong_elsewhere, object, problems)
             }
@@ -109,6 +126,11 @@ impl Cluster {
     /// Whether every kind has been listed once. Until then absence means nothing.
     pub fn synced(&self) -> bool {
         Kind::ALL.iter().all(|kind| self.synced.contains(kind))
+    }
+
+    /// Whether some objects could not be read: then absence does not mean much.
+    pub fn partial(&self) -> bool {
+        self.partial || !self.unreadable.is_empty()
     }
 
     /// A Service that is served.
@@ -150,6 +172,7 @@ impl Cluster {
         if let Some(unseen) = self.unseen.get_mut(&object.kind) {
             unseen.remove(object);
         }
+        self.unreadable.remove(object);
         set_or_clear(&mut self.wrong, object.clone(), problems);
     }
 
@@ -252,12 +275,13 @@ impl Cluster {
     fn begin(&mut self, kind: Kind) {
         let known =
             |namespace: &Arc<str>, name: &Arc<str>| ObjectRef::new(kind, namespace.clone(), name.clone());
-        let unseen = match kind {
+        let mut unseen: BTreeSet<ObjectRef> = match kind {
             Kind::Service => self.services.keys().map(|one| known(&one.namespace, &one.name)).collect(),
             Kind::EndpointSlice => {
                 self.owners.keys().map(|(namespace, name)| known(namespace, name)).collect()
             }
         };
+        unseen.extend(self.unreadable.iter().filter(|object| object.kind == kind).cloned());
         self.unseen.insert(kind, unseen);
     }
 
@@ -449,6 +473,24 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_cannot_be_read_stays_what_it_was_until_it_can_be_or_is_gone() {
+        let unreadable = || {
+            let object = object(Kind::Service, "web");
+            let problems = vec![Problem::new(&object, "", "cannot be read")];
+            Change::Unreadable { object, problems }
+        };
+        let mut cluster = check(&[web()], &listing(Kind::Service, [unreadable()]), &[]);
+        assert_eq!((cluster.counts().services, cluster.partial()), (1, true));
+        assert_eq!(cluster.problems()[0].to_string(), "Service default/web: cannot be read");
+        cluster.take(web());
+        assert_eq!((cluster.partial(), cluster.problems()), (false, Vec::new()));
+        let gone = check(&[web(), unreadable()], &[delete(Kind::Service, "web")], &["web"]);
+        assert!(!gone.partial());
+        let gone = check(&[unreadable()], &listing(Kind::Service, []), &[]);
+        assert!(!gone.partial());
+    }
+
+    #[test]
     fn problems_of_a_file_replace_its_earlier_ones() {
         let of_file = |messages: &[&str]| Change::Problems {
             object: "file a.yaml".to_owned(),
@@ -535,7 +577,11 @@ mod tests {
                 Change::Deleted(object) => {
                     last.remove(object);
                 }
-                Change::Begin(_) | Change::End(_) | Change::Problems { .. } => {}
+                Change::Begin(_)
+                | Change::End(_)
+                | Change::Partial(_)
+                | Change::Unreadable { .. }
+                | Change::Problems { .. } => {}
             }
         }
         let mut cluster = Cluster::default();

@@ -9,10 +9,14 @@ pub enum Step {
     PutBackends,
     /// New generations of endpoint lists.
     PutSlots,
-    /// Services: each of these writes is a commit point.
+    /// List states: each of these writes is a commit point.
+    PutStates,
+    /// Addresses of services that are new.
     PutServices,
     /// Addresses that answer no more.
     DropServices,
+    /// States of service ports that are gone.
+    DropStates,
     /// Old generations.
     DropSlots,
     /// Endpoints that left.
@@ -23,12 +27,14 @@ pub enum Step {
 
 /// The order in which a plan is carried out. What a service points at exists before the service does, and goes after
 /// nothing points at it.
-pub const ORDER: [Step; 8] = [
+pub const ORDER: [Step; 10] = [
     Step::PutNames,
     Step::PutBackends,
     Step::PutSlots,
+    Step::PutStates,
     Step::PutServices,
     Step::DropServices,
+    Step::DropStates,
     Step::DropSlots,
     Step::DropBackends,
     Step::DropNames,

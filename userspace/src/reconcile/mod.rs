@@ -55,6 +55,10 @@ pub struct Reconciler<B> {
     pending: BTreeSet<ServiceName>,
     /// Whether everything has been in the kernel once.
     synced: bool,
+    /// Whether what an earlier daemon left, and nobody names any more, has been taken into account.
+    pruned: bool,
+    /// Whether the hooks must be put right.
+    repair: bool,
     failure: Option<Failure>,
     passes: u64,
     last_change: Option<Duration>,
@@ -78,6 +82,8 @@ impl<B: Backend> Reconciler<B> {
             claims: Claims::default(),
             pending: BTreeSet::new(),
             synced: false,
+            pruned: false,
+            repair: false,
             failure: None,
             passes: 0,
             last_change: None,
@@ -118,8 +124,8 @@ impl<B: Backend> Reconciler<B> {
             count = inputs.changes.recv_many(&mut waiting, BACKLOG) => {
                 if count == 0 { Event::Shutdown } else { Event::Changes(waiting) }
             }
-            () = retry => Event::Retry,
             _ = tick.tick() => Event::Housekeeping,
+            () = retry => Event::Retry,
         }
     }
 
@@ -143,8 +149,14 @@ impl<B: Backend> Reconciler<B> {
         self.pending.extend(self.cluster.dirty());
         if !self.synced {
             self.pending.extend(self.cluster.names().cloned());
+        }
+        if !self.pruned && !self.cluster.partial() {
             self.pending.extend(self.backend.installed());
-        } else if self.pending.is_empty() {
+            self.pruned = true;
+        }
+        let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
+        let idle = self.synced && self.pending.is_empty() && !self.repair;
+        if waits || idle {
             return;
         }
         let wanted = self.wanted();
@@ -156,7 +168,7 @@ impl<B: Backend> Reconciler<B> {
 
     fn write(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
         let applied = self.backend.apply(wanted)?;
-        if !self.synced {
+        if !self.synced || self.repair {
             self.backend.enable()?;
         }
         Ok(applied)
@@ -170,8 +182,10 @@ impl<B: Backend> Reconciler<B> {
             let ports = desired::for_service(&self.cluster, &name);
             let created = self.cluster.service(&name).and_then(|service| service.created.as_deref());
             let contenders = self.claims.update(&name, created, &ports);
-            queue
-                .extend(contenders.into_iter().filter(|other| !wanted.contains_key(other) && *other != name));
+            let others = contenders.iter().filter(|other| !wanted.contains_key(*other) && **other != name);
+            queue.extend(others.cloned());
+            // Should the write fail, they must come again too.
+            self.pending.extend(contenders);
             wanted.insert(name, ports);
         }
         wanted.into_iter().map(|(name, ports)| (name, self.claims.settle(ports))).collect()
@@ -180,6 +194,7 @@ impl<B: Backend> Reconciler<B> {
     fn succeeded(&mut self, applied: Applied, received: Instant) {
         let took = received.elapsed();
         self.pending.clear();
+        self.repair = false;
         self.passes += 1;
         if self.failure.take().is_some() {
             info!("the kernel takes changes again");
@@ -221,9 +236,8 @@ impl<B: Backend> Reconciler<B> {
         };
         if !detached.is_empty() {
             warn!(hooks = detached.join(","), "somebody detached our programs; attaching them again");
-            if let Err(error) = self.backend.enable() {
-                self.failed(&error);
-            }
+            self.repair = true;
+            self.pass(Instant::now());
         }
     }
 
@@ -271,8 +285,10 @@ fn tells_problems(change: &Change) -> bool {
     match change {
         Change::Service(applied) => !applied.problems.is_empty(),
         Change::Slice(applied) => !applied.problems.is_empty(),
-        Change::Problems { object: _, problems } => !problems.is_empty(),
-        Change::Deleted(_) | Change::Begin(_) | Change::End(_) => false,
+        Change::Unreadable { object: _, problems } | Change::Problems { object: _, problems } => {
+            !problems.is_empty()
+        }
+        Change::Deleted(_) | Change::Begin(_) | Change::End(_) | Change::Partial(_) => false,
     }
 }
 

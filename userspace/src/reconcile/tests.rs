@@ -170,6 +170,48 @@ async fn the_loser_of_a_contested_address_gets_it_when_the_winner_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn contenders_are_not_forgotten_when_the_write_fails() {
+    let rig = Rig::start();
+    let contender = |name| apply_service(service(name, "10.96.0.10", "http:80"));
+    rig.list([contender("a"), contender("b")]).await;
+    rig.backend.with(|state| state.failures = 2);
+    rig.send([delete(Kind::Service, "a")]).await;
+    sleep(Duration::from_secs(2)).await;
+    let b = rig.backend.with(|state| {
+        let mut ports = state.ports.iter().filter(|(name, _)| &*name.service.name == "b");
+        ports.any(|(_, port)| !port.frontends.is_empty())
+    });
+    assert!(b, "b has the address that a gave up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hooks_that_cannot_be_put_right_at_once_are_tried_again() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    rig.backend.with(|state| (state.detached, state.enable_failures) = (true, 2));
+    sleep(Duration::from_secs(30)).await;
+    let (detached, enables) = rig.backend.with(|state| (state.detached, state.enables));
+    assert!(!detached, "the hooks were put right");
+    assert!(enables < 20, "without a busy loop: {enables}");
+    assert!(rig.status().await.daemon.unwrap().synced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pruned_while_some_objects_cannot_be_read() {
+    let rig = Rig::start();
+    rig.backend.with(|state| {
+        let mut cluster = crate::model::Cluster::default();
+        cluster.take(apply_service(service("old", "10.96.0.99", "http:80")));
+        state.ports = crate::desired::for_service(&cluster, &crate::model::sample::name("old"));
+    });
+    rig.send([Change::Partial(true)]).await;
+    rig.list(web()).await;
+    assert!(rig.endpoints("old").is_some() && rig.endpoints("web").is_some());
+    rig.send([Change::Partial(false)]).await;
+    assert!(rig.endpoints("old").is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_ends_when_told_to_and_leaves_everything_in_force() {
     let rig = Rig::start();
     rig.list(web()).await;

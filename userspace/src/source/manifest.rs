@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
+
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Deserialize;
@@ -20,54 +22,75 @@ pub enum Object {
 /// Why a document gave no object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaint {
-    /// Kind and name of the object if they could be read, else the place in the file.
+    /// Kind and name of the object if they could be read, else the file.
     pub object: String,
     /// Path of the field, or empty.
     pub field: String,
-    /// What is wrong, with the value.
+    /// What is wrong, with the value, and where in the file if that is not clear.
     pub message: String,
 }
 
-/// Reads a file: one JSON document, or any number of YAML documents; each an object or a list of objects. Objects of
-/// other kinds are passed over.
-pub fn parse(text: &str) -> (Vec<Object>, Vec<Complaint>) {
-    let mut found = Found::default();
+/// Reads the text of a file: one JSON document, or any number of YAML documents; each an object or a list of objects.
+/// Objects of other kinds are passed over.
+pub fn parse(file: &str, text: &str) -> (Vec<Object>, Vec<Complaint>) {
+    let mut found = Found { file, objects: Vec::new(), complaints: Vec::new() };
     if text.trim_start().starts_with('{') {
-        found.json(text, "document 1", None);
+        found.json(text, &Place::default(), Type::default());
     } else {
-        for (number, document) in (1..).zip(split(text)) {
-            found.yaml(document, &format!("document {number}"));
+        let documents = split(text);
+        let several = documents.len() > 1;
+        for (number, (line, document)) in (1..).zip(documents) {
+            let within = if several { format!("document {number}") } else { String::new() };
+            found.yaml(document, &Place { line, within });
         }
     }
     (found.objects, found.complaints)
 }
 
-/// Cuts YAML at its document markers. A line `---` is always one: block scalars are indented.
-fn split(text: &str) -> Vec<&str> {
+/// Cuts YAML at its document markers; with each document the number of lines before it. A line `---` or `...` is always
+/// a marker: block scalars are indented.
+fn split(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
-    let (mut start, mut at) = (0, 0);
-    for line in text.split_inclusive('\n') {
-        if line.trim_end() == "---" || line.starts_with("--- ") {
-            documents.push(&text[start..at]);
-            start = at + if line.starts_with("--- ") { 4 } else { line.len() };
+    let (mut start, mut first, mut at) = (0, 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let marker = line.trim_end();
+        let same_line = line.starts_with("--- ");
+        if same_line || marker == "---" || marker == "..." || line.starts_with("... ") {
+            documents.push((first, &text[start..at]));
+            (start, first) = if same_line { (at + 4, number) } else { (at + line.len(), number + 1) };
         }
         at += line.len();
     }
-    documents.push(&text[start..]);
-    let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    documents.retain(|document| !document.lines().all(blank));
+    documents.push((first, &text[start..]));
+    documents.retain(|(_, document)| !document.lines().all(says_nothing));
     documents
 }
 
-#[derive(Default)]
-struct Found {
+/// An empty line, a comment, or a directive such as `%YAML 1.2`.
+fn says_nothing(line: &str) -> bool {
+    line.trim().is_empty() || line.trim_start().starts_with('#') || line.starts_with('%')
+}
+
+struct Found<'a> {
+    file: &'a str,
     objects: Vec<Object>,
     complaints: Vec<Complaint>,
 }
 
+/// Where in a file.
+#[derive(Default)]
+struct Place {
+    /// Lines before the document.
+    line: usize,
+    /// Empty if the file is one object.
+    within: String,
+}
+
 /// What is needed to know what a document is.
 #[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Head<'a> {
+    api_version: Option<String>,
     kind: Option<String>,
     #[serde(default)]
     metadata: HeadMeta,
@@ -81,20 +104,55 @@ struct HeadMeta {
     namespace: Option<String>,
 }
 
-impl Found {
-    fn json(&mut self, text: &str, place: &str, default_kind: Option<&str>) {
+/// Version and kind.
+#[derive(Clone, Copy, Default)]
+struct Type<'a> {
+    version: Option<&'a str>,
+    kind: Option<&'a str>,
+}
+
+/// A type of object that we read.
+trait Known: DeserializeOwned {
+    const VERSION: &'static str;
+    const KIND: &'static str;
+    fn object(self) -> Object;
+}
+
+impl Known for Service {
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "Service";
+
+    fn object(self) -> Object {
+        Object::Service(Box::new(self))
+    }
+}
+
+impl Known for EndpointSlice {
+    const VERSION: &'static str = "discovery.k8s.io/v1";
+    const KIND: &'static str = "EndpointSlice";
+
+    fn object(self) -> Object {
+        Object::Slice(Box::new(self))
+    }
+}
+
+impl Found<'_> {
+    /// Reads one object or list. In a typed list the objects need not say what they are.
+    fn json(&mut self, text: &str, place: &Place, default: Type<'_>) {
         let head: Head<'_> = match serde_json::from_str(text) {
             Ok(head) => head,
             Err(error) => return self.complain(place, "", &error),
         };
-        let kind = head.kind.as_deref().or(default_kind);
-        match kind {
-            Some("Service") => self.take(serde_json::from_str(text), Object::Service, text, place),
-            Some("EndpointSlice") => self.take(serde_json::from_str(text), Object::Slice, text, place),
+        let version = head.api_version.as_deref().or(default.version);
+        match head.kind.as_deref().or(default.kind) {
+            Some(Service::KIND) => self.json_of::<Service>(text, place, version),
+            Some(EndpointSlice::KIND) => self.json_of::<EndpointSlice>(text, place, version),
             Some(list) if list.ends_with("List") => {
-                let kind = Some(list.trim_end_matches("List")).filter(|kind| !kind.is_empty());
+                let kind = list.strip_suffix("List").filter(|kind| !kind.is_empty());
+                let default = kind.map_or_else(Type::default, |_| Type { version, kind });
                 for (number, item) in (0..).zip(head.items.unwrap_or_default()) {
-                    self.json(item.get(), &format!("{place} items[{number}]"), kind);
+                    let within = format!("{} items[{number}]", place.within).trim_start().to_owned();
+                    self.json(item.get(), &Place { line: place.line, within }, default);
                 }
             }
             Some(_) => {}
@@ -102,73 +160,95 @@ impl Found {
         }
     }
 
-    fn yaml(&mut self, text: &str, place: &str) {
-        match top_level_kind(text) {
-            Some("Service") => self.take_yaml(text, Object::Service, place),
-            Some("EndpointSlice") => self.take_yaml(text, Object::Slice, place),
+    fn json_of<K: Known>(&mut self, text: &str, place: &Place, version: Option<&str>) {
+        match version {
+            Some(version) if version == K::VERSION => match serde_json::from_str::<K>(text) {
+                Ok(value) => self.objects.push(value.object()),
+                Err(_) => self.explain::<K>(text, place),
+            },
+            // Another kind of the same name, such as a Service of Knative.
+            Some(_) => {}
+            None => {
+                let object = self.name_of::<K>(text);
+                self.complain_of(object, place, "apiVersion", &"is missing");
+            }
+        }
+    }
+
+    fn yaml(&mut self, text: &str, place: &Place) {
+        match (top_level(text, "apiVersion:"), top_level(text, "kind:")) {
+            (Some(Service::VERSION), Some(Service::KIND)) => self.yaml_of::<Service>(text, place),
+            (Some(EndpointSlice::VERSION), Some(EndpointSlice::KIND)) => {
+                self.yaml_of::<EndpointSlice>(text, place);
+            }
             // Lists, flow style, and whatever is written unusually: by way of JSON.
             _ => match serde_norway::from_str::<serde_json::Value>(text) {
-                Ok(value) => self.json(&value.to_string(), place, None),
-                Err(error) => self.complain(place, "", &error),
+                Ok(value) => self.json(&value.to_string(), place, Type::default()),
+                Err(error) => self.unparsable(text, place, &error),
             },
         }
     }
 
-    fn take<T: DeserializeOwned>(
-        &mut self,
-        parsed: serde_json::Result<T>,
-        object: fn(Box<T>) -> Object,
-        text: &str,
-        place: &str,
-    ) {
-        match parsed {
-            Ok(value) => self.objects.push(object(Box::new(value))),
-            Err(_) => self.explain::<T>(text, place),
-        }
-    }
-
-    fn take_yaml<T: DeserializeOwned>(&mut self, text: &str, object: fn(Box<T>) -> Object, place: &str) {
-        match serde_norway::from_str(text) {
-            Ok(value) => self.objects.push(object(Box::new(value))),
+    fn yaml_of<K: Known>(&mut self, text: &str, place: &Place) {
+        match serde_norway::from_str::<K>(text) {
+            Ok(value) => self.objects.push(value.object()),
             Err(plain) => match serde_norway::from_str::<serde_json::Value>(text) {
-                Ok(value) => self.explain::<T>(&value.to_string(), place),
-                Err(_) => self.complain(place, "", &plain),
+                Ok(value) => self.explain::<K>(&value.to_string(), place),
+                Err(_) => self.unparsable(text, place, &plain),
             },
+        }
+    }
+
+    /// Reads once more, as many lines further down as it stands in the file, so that the line named is the file's.
+    fn unparsable(&mut self, text: &str, place: &Place, error: &serde_norway::Error) {
+        let moved = format!("{}{text}", "\n".repeat(place.line));
+        match serde_norway::from_str::<serde_json::Value>(&moved) {
+            Ok(_) => self.complain(place, "", error),
+            Err(error) => self.complain(place, "", &error),
         }
     }
 
     /// Reads once more, slowly, to learn which field is at fault.
-    fn explain<T: DeserializeOwned>(&mut self, json: &str, place: &str) {
-        let head: Head<'_> = serde_json::from_str(json).unwrap_or_default();
-        let HeadMeta { name, namespace } = head.metadata;
-        let object = match (head.kind, name) {
-            (Some(kind), Some(name)) => {
-                format!("{kind} {}/{name}", namespace.as_deref().unwrap_or("default"))
-            }
-            (_, _) => place.to_owned(),
-        };
+    fn explain<K: Known>(&mut self, json: &str, place: &Place) {
+        let object = self.name_of::<K>(json);
         let mut reader = serde_json::Deserializer::from_str(json);
-        match serde_path_to_error::deserialize::<_, T>(&mut reader) {
-            Ok(_) => self.complain(&object, "", &"does not parse"),
+        match serde_path_to_error::deserialize::<_, K>(&mut reader) {
+            Ok(_) => self.complain_of(object, place, "", &"does not parse"),
             Err(error) => {
                 let field = error.path().to_string();
                 let inner = error.into_inner().to_string();
                 // The position is one in a rewritten text and would mislead.
-                let message = inner.split(" at line ").next().unwrap_or(&inner).to_owned();
-                self.complaints.push(Complaint { object, field, message });
+                let message = inner.split(" at line ").next().unwrap_or(&inner);
+                self.complain_of(object, place, &field, &message);
             }
         }
     }
 
-    fn complain(&mut self, object: &str, field: &str, message: &dyn std::fmt::Display) {
-        let (object, field) = (object.to_owned(), field.to_owned());
-        self.complaints.push(Complaint { object, field, message: message.to_string() });
+    /// Kind and name of an object, if it has a name.
+    fn name_of<K: Known>(&self, json: &str) -> Option<String> {
+        let HeadMeta { name, namespace } =
+            serde_json::from_str::<Head<'_>>(json).unwrap_or_default().metadata;
+        Some(format!("{} {}/{}", K::KIND, namespace.as_deref().unwrap_or("default"), name?))
+    }
+
+    fn complain(&mut self, place: &Place, field: &str, message: &dyn Display) {
+        self.complain_of(None, place, field, message);
+    }
+
+    /// Where it is in the file is said if the object is not known by name.
+    fn complain_of(&mut self, object: Option<String>, place: &Place, field: &str, message: &dyn Display) {
+        let message = match (&object, place.within.as_str()) {
+            (Some(_), _) | (None, "") => message.to_string(),
+            (None, within) => format!("{within}: {message}"),
+        };
+        let object = object.unwrap_or_else(|| format!("file {}", self.file));
+        self.complaints.push(Complaint { object, field: field.to_owned(), message });
     }
 }
 
-/// The value of a plain `kind:` line at the left margin.
-fn top_level_kind(text: &str) -> Option<&str> {
-    let line = text.lines().find_map(|line| line.strip_prefix("kind:"))?;
+/// The value of a plain line `key: value` at the left margin.
+fn top_level<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let value = line.split(" #").next().unwrap_or(line).trim();
     Some(value.trim_matches(['"', '\'']))
 }
@@ -178,7 +258,7 @@ mod tests {
     use super::{Object, parse};
 
     fn check(text: &str, objects: &[&str], complaints: &[(&str, &str, &str)]) {
-        let (found, wrong) = parse(text);
+        let (found, wrong) = parse("a.yaml", text);
         let name = |object: &Object| match object {
             Object::Service(service) => {
                 format!("Service {}", service.metadata.name.clone().unwrap_or_default())
@@ -213,6 +293,12 @@ mod tests {
         check(&format!(r#"{{"kind":"List","items":[{service}]}}"#), &["Service a"], &[]);
         let bare = r#"{"apiVersion":"v1","metadata":{"name":"b"}}"#;
         check(&format!(r#"{{"kind":"ServiceList","items":[{bare}]}}"#), &["Service b"], &[]);
+        let bare = r#"{"metadata":{"name":"b"}}"#;
+        check(
+            &format!(r#"{{"kind":"ServiceList","apiVersion":"v1","items":[{bare}]}}"#),
+            &["Service b"],
+            &[],
+        );
         check(
             "kind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: c}\n",
             &["Service c"],
@@ -237,13 +323,56 @@ mod tests {
         check(
             &format!("{WEB}---\nkind: Service\nspec: [\n"),
             &["Service web"],
-            &[("document 2", "", "line")],
+            &[("file a.yaml", "", "document 2: ")],
         );
-        check("{\"kind\": ", &[], &[("document 1", "", "EOF")]);
+        check("{\"kind\": ", &[], &[("file a.yaml", "", "EOF")]);
     }
 
     #[test]
     fn a_document_without_a_kind_is_named() {
-        check("metadata: {name: x}\n", &[], &[("document 1", "kind", "missing")]);
+        check("metadata: {name: x}\n", &[], &[("file a.yaml", "kind", "is missing")]);
+        let list = "kind: List\nitems:\n- metadata: {name: x}\n";
+        check(list, &[], &[("file a.yaml", "kind", "items[0]: is missing")]);
+        check(
+            &format!("{WEB}---\n{list}"),
+            &["Service web"],
+            &[("file a.yaml", "kind", "document 2 items[0]: is")],
+        );
+    }
+
+    #[test]
+    fn the_line_of_broken_syntax_is_the_one_in_the_file() {
+        for (text, line) in [("a: [\n", "line 2"), ("# 1\n---\n# 3\n---\na: 1\nb: }\n", "line 6")] {
+            check(text, &[], &[("file a.yaml", "", line)]);
+        }
+    }
+
+    #[test]
+    fn kinds_of_the_same_name_in_other_groups_are_passed_over() {
+        for version in ["serving.knative.dev/v1", "discovery.k8s.io/v1", "v2"] {
+            check(
+                &format!("apiVersion: {version}\nkind: Service\nmetadata: {{name: x}}\nspec: 1\n"),
+                &[],
+                &[],
+            );
+        }
+        check("apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\nmetadata: {name: x}\n", &[], &[]);
+        let bare =
+            r#"{"kind":"ServiceList","apiVersion":"serving.knative.dev/v1","items":[{"metadata":{}}]}"#;
+        check(bare, &[], &[]);
+    }
+
+    #[test]
+    fn an_object_without_a_version_is_named() {
+        let complaint = ("Service default/x", "apiVersion", "is missing");
+        check("kind: Service\nmetadata: {name: x}\n", &[], &[complaint]);
+        check("kind: Service\nmetadata: {}\n", &[], &[("file a.yaml", "apiVersion", "is missing")]);
+    }
+
+    #[test]
+    fn directives_and_end_markers_are_no_documents() {
+        check(&format!("%YAML 1.2\n---\n{WEB}...\n"), &["Service web"], &[]);
+        check(&format!("{WEB}...\n%YAML 1.2\n---\n{WEB}... # end\n"), &["Service web", "Service web"], &[]);
+        check(&format!("--- # first\n{WEB}"), &["Service web"], &[]);
     }
 }

@@ -5,6 +5,7 @@ pub mod manifest;
 pub mod watch;
 
 use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, sleep_until};
 
 use crate::model::Change;
 
@@ -13,3 +14,11 @@ pub type Changes = Sender<Change>;
 
 /// Changes that may wait for the loop.
 pub const BACKLOG: usize = 4096;
+
+/// Waits for this time, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

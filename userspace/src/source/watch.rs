@@ -1,20 +1,24 @@
 //! The API server as a source: one watch for each kind, recovered whenever it breaks.
+//!
+//! A watch that works again does not say so until an object changes: kube takes up a broken watch where it was, in
+//! silence. It counts as recovered, too, when it has not failed for a while.
 
 use std::fmt;
+use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, Resource};
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::Changes;
-use crate::model::{Applied, Change, Kind, Parsed, Problem, parse};
+use super::{Changes, until};
+use crate::model::{Applied, Change, Kind, Problem, parse};
 
 /// Services of other proxies, by label, and headless ones are never sent to us.
 const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
@@ -22,13 +26,19 @@ const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
 /// Nor are the slices of headless Services.
 const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
 
+/// Pauses after errors begin between this and its double.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// They grow to between this and its double: by chance, so that the nodes of a cluster do not all come back at once.
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A watch that has not failed for so long works, whether or not it has said anything.
+const QUIET: Duration = Duration::from_secs(25);
+
 /// A kind of object that is watched.
 trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static {
     const KIND: Kind;
     fn config() -> watcher::Config;
     fn change(&self) -> Change;
-    /// The change for an object that cannot be read.
-    fn unreadable(meta: &ObjectMeta, error: &str) -> Change;
 }
 
 impl Watched for Service {
@@ -42,12 +52,6 @@ impl Watched for Service {
         let (value, problems) = parse::service(self);
         Change::Service(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
     }
-
-    fn unreadable(meta: &ObjectMeta, error: &str) -> Change {
-        let object = parse::reference(Self::KIND, meta);
-        let problems = vec![Problem::new(&object, "", error)];
-        Change::Service(Applied { object, value: Parsed::Skip, problems })
-    }
 }
 
 impl Watched for EndpointSlice {
@@ -60,12 +64,6 @@ impl Watched for EndpointSlice {
     fn change(&self) -> Change {
         let (value, problems) = parse::slice(self);
         Change::Slice(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
-    }
-
-    fn unreadable(meta: &ObjectMeta, error: &str) -> Change {
-        let object = parse::reference(Self::KIND, meta);
-        let problems = vec![Problem::new(&object, "", error)];
-        Change::Slice(Applied { object, value: Parsed::Skip, problems })
     }
 }
 
@@ -91,12 +89,11 @@ pub async fn follow(client: Client, changes: Changes) {
 async fn follow_kind<K: Watched>(client: Client, changes: Changes) {
     // A streamed list costs the server far less memory than pages do (KEP-3157); older servers refuse it.
     let mut streaming = true;
+    let mut watch = Watch::new(K::KIND, changes);
     loop {
         let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
         let config = if streaming { K::config().streaming_lists() } else { K::config() };
-        let events = watcher::watcher(api, config).default_backoff();
-        let watch = Watch { kind: K::KIND, changes: changes.clone(), failing: false, begun: false };
-        match watch.run(Box::pin(events), streaming).await {
+        match watch.run(Box::pin(watcher::watcher(api, config)), streaming).await {
             Err(Closed) => return,
             Ok(Anew::Expired) => {}
             Ok(Anew::NoStreaming) => streaming = false,
@@ -104,78 +101,114 @@ async fn follow_kind<K: Watched>(client: Client, changes: Changes) {
     }
 }
 
+/// What lasts longer than one of kube's watchers.
 struct Watch {
     kind: Kind,
     changes: Changes,
-    failing: bool,
-    /// Whether anything was received at all.
-    begun: bool,
+    /// While it fails: when it counts as recovered if it does not fail again.
+    failing: Option<Instant>,
+    pauses: ExponentialBackoff,
+}
+
+fn pauses() -> ExponentialBackoff {
+    let builder = ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(LAST_PAUSE);
+    builder.without_max_times().with_jitter().build()
 }
 
 impl Watch {
+    fn new(kind: Kind, changes: Changes) -> Self {
+        Self { kind, changes, failing: None, pauses: pauses() }
+    }
+
     async fn run<K: Watched>(
-        mut self,
+        &mut self,
         mut events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>> + Unpin,
         streaming: bool,
     ) -> Result<Anew, Closed> {
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
+        let mut begun = false;
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = until(self.failing) => {
                     self.recovered().await?;
+                    continue;
+                }
+            };
+            match event {
+                Some(Ok(event)) => {
+                    begun = true;
                     self.pass(event).await?;
                 }
-                Err(error) => {
-                    if streaming && !self.begun && refuses_streaming(&error) {
-                        info!(kind = %self.kind, "the API server does not stream lists; listing in pages");
-                        return Ok(Anew::NoStreaming);
-                    }
+                Some(Err(error)) if streaming && !begun && refuses_streaming(&error) => {
+                    info!(kind = %self.kind, "the API server does not stream lists; listing in pages");
+                    return Ok(Anew::NoStreaming);
+                }
+                Some(Err(error)) => {
                     self.failed(&error).await?;
                     if is_expired_at_start(&error) {
                         return Ok(Anew::Expired);
                     }
                 }
+                None => return Ok(Anew::Expired),
             }
         }
-        Ok(Anew::Expired)
     }
 
     async fn pass<K: Watched>(&mut self, event: Event<DeserializeGuard<K>>) -> Result<(), Closed> {
         match event {
+            // In pages, kube says so before it asks for the first one: it proves nothing.
             Event::Init => self.send(Change::Begin(self.kind)).await,
+            Event::InitApply(object) => self.apply(object).await,
             Event::InitDone => {
                 info!(kind = %self.kind, "list is complete");
+                self.recovered().await?;
                 self.send(Change::End(self.kind)).await
             }
-            Event::InitApply(object) | Event::Apply(object) => {
-                self.begun = true;
-                self.send(match object.0 {
-                    Ok(object) => object.change(),
-                    Err(invalid) => K::unreadable(&invalid.metadata, &invalid.error),
-                })
-                .await
+            Event::Apply(object) => {
+                self.recovered().await?;
+                self.apply(object).await
             }
             Event::Delete(object) => {
+                self.recovered().await?;
                 self.send(Change::Deleted(parse::reference(self.kind, object.meta()))).await
             }
         }
     }
 
+    async fn apply<K: Watched>(&self, object: DeserializeGuard<K>) -> Result<(), Closed> {
+        self.send(match object.0 {
+            Ok(object) => object.change(),
+            Err(invalid) => {
+                let object = parse::reference(self.kind, &invalid.metadata);
+                let message =
+                    format!("cannot be read: {}; what it said before stays in force", invalid.error);
+                let problems = vec![Problem::new(&object, "", message)];
+                Change::Unreadable { object, problems }
+            }
+        })
+        .await
+    }
+
+    /// Says so, and waits before the next try.
     async fn failed(&mut self, error: &watcher::Error) -> Result<(), Closed> {
         let expired = is_expired(error);
         if expired {
             warn!(kind = %self.kind, %error, "the API server has dropped our place in its history; listing again");
-        } else if !self.failing {
+        } else if self.failing.is_none() {
             warn!(kind = %self.kind, %error, "watch failed; what is known stays in force, retrying");
         }
-        self.failing = true;
         let message = format!("{error}; what is known stays in force");
-        self.report(vec![Problem::new("API server", format!("watch {}", self.kind), message)]).await
+        self.report(vec![Problem::new("API server", format!("watch {}", self.kind), message)]).await?;
+        sleep(self.pauses.next().unwrap_or(LAST_PAUSE)).await;
+        self.failing = Some(Instant::now() + QUIET);
+        Ok(())
     }
 
     async fn recovered(&mut self) -> Result<(), Closed> {
-        if !std::mem::take(&mut self.failing) {
+        if self.failing.take().is_none() {
             return Ok(());
         }
+        self.pauses = pauses();
         info!(kind = %self.kind, "watch works again");
         self.report(Vec::new()).await
     }
@@ -212,4 +245,127 @@ fn refuses_streaming(error: &watcher::Error) -> bool {
 
 fn is_status(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use kube::core::Status;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    type Told = watcher::Result<Event<DeserializeGuard<Service>>>;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_is_complete_or_an_object_ends_the_problem() {
+        let (well, deleted) = ("well", "Deleted");
+        check([refused(503), Ok(Event::Init)], &["wrong", "Begin"]).await;
+        check([refused(503), Ok(Event::Init), Ok(Event::InitDone)], &["wrong", "Begin", well, "End"]).await;
+        check([refused(503), Ok(Event::Apply(web()))], &["wrong", well, "Service"]).await;
+        check([refused(503), Ok(Event::Delete(web()))], &["wrong", well, deleted]).await;
+        check([Ok(Event::Delete(web()))], &[deleted]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_is_carried_over_to_the_next_watch() {
+        let (mut watch, mut received) = watch();
+        assert!(matches!(run(&mut watch, vec![refused(410), refused(503)], false).await, Anew::Expired));
+        run(&mut watch, vec![Ok(Event::Init)], false).await;
+        assert_eq!(told(&mut received), ["wrong", "Begin"]);
+        run(&mut watch, vec![Ok(Event::InitDone)], false).await;
+        assert_eq!(told(&mut received), ["well", "End"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_has_not_failed_for_a_while_is_well() {
+        let (mut watch, mut received) = watch();
+        let events = stream::iter([refused(503)]).chain(stream::pending());
+        let running = watch.run::<Service>(Box::pin(events), false);
+        assert!(tokio::time::timeout(QUIET, running).await.is_err());
+        assert_eq!(told(&mut received), ["wrong"]);
+        let running = watch.run::<Service>(stream::pending(), false);
+        assert!(tokio::time::timeout(QUIET, running).await.is_err());
+        assert_eq!(told(&mut received), ["well"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_until_it_is_well_again_even_where_watches_begin_anew() {
+        let (mut watch, mut received) = watch();
+        for longest in [1, 2, 4, 8, 10, 10] {
+            let begun = Instant::now();
+            run(&mut watch, vec![refused(410)], false).await;
+            let (longest, paused) = (Duration::from_secs(longest), begun.elapsed());
+            assert!(longest / 2 <= paused && paused <= longest, "{paused:?} {longest:?}");
+        }
+        run(&mut watch, vec![Ok(Event::InitDone)], false).await;
+        let begun = Instant::now();
+        run(&mut watch, vec![refused(410)], false).await;
+        assert!(begun.elapsed() <= 2 * FIRST_PAUSE);
+        assert_eq!(told(&mut received).len(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_stream_lists_is_asked_for_pages_at_once() {
+        let (mut watch, mut received) = watch();
+        let begun = Instant::now();
+        assert!(matches!(run(&mut watch, vec![refused(422)], true).await, Anew::NoStreaming));
+        assert_eq!((begun.elapsed(), told(&mut received)), (Duration::ZERO, Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_cannot_be_read_is_named_and_nothing_else_happens_to_it() {
+        let bad = serde_json::json!({ "metadata": { "name": "web", "namespace": "shop" }, "spec": 1 });
+        let (mut watch, mut received) = watch();
+        run(&mut watch, vec![Ok(Event::Apply(serde_json::from_value(bad).unwrap()))], false).await;
+        let Ok(Change::Unreadable { object, problems }) = received.try_recv() else {
+            panic!("another change")
+        };
+        assert_eq!(object.to_string(), "Service shop/web");
+        assert!(problems[0].message.starts_with("cannot be read"), "{problems:?}");
+    }
+
+    async fn check<const N: usize>(events: [Told; N], expected: &[&str]) {
+        let (mut watch, mut received) = watch();
+        run(&mut watch, events.into(), false).await;
+        assert_eq!(told(&mut received), expected);
+    }
+
+    fn watch() -> (Watch, mpsc::Receiver<Change>) {
+        let (changes, received) = mpsc::channel(64);
+        (Watch::new(Kind::Service, changes), received)
+    }
+
+    async fn run(watch: &mut Watch, events: Vec<Told>, streaming: bool) -> Anew {
+        let Ok(anew) = watch.run(stream::iter(events), streaming).await else { panic!("nobody listens") };
+        anew
+    }
+
+    fn refused(code: u16) -> Told {
+        let status = Status::failure("no", "Refused").with_code(code).boxed();
+        Err(watcher::Error::WatchStartFailed(kube::Error::Api(status)))
+    }
+
+    fn web() -> DeserializeGuard<Service> {
+        let web = serde_json::json!({ "metadata": { "name": "web" } });
+        serde_json::from_value(web).unwrap()
+    }
+
+    fn told(received: &mut mpsc::Receiver<Change>) -> Vec<&'static str> {
+        std::iter::from_fn(|| received.try_recv().ok()).map(|change| word(&change)).collect()
+    }
+
+    fn word(change: &Change) -> &'static str {
+        match change {
+            Change::Service(_) => "Service",
+            Change::Slice(_) => "Slice",
+            Change::Unreadable { .. } => "Unreadable",
+            Change::Deleted(_) => "Deleted",
+            Change::Begin(_) => "Begin",
+            Change::End(_) => "End",
+            Change::Partial(_) => "Partial",
+            Change::Problems { object: _, problems } if problems.is_empty() => "well",
+            Change::Problems { .. } => "wrong",
+        }
+    }
 }

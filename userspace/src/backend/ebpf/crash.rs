@@ -4,19 +4,20 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use dataplane_ebpf::abi::{Backend, Name, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::abi::{Backend, Name, Service, ServiceKey, Slot, SlotKey, State};
 use proptest::prelude::*;
 
 use super::image::{Entries, Numbers, Plan, entries};
 use super::read::{Dump, Installed, by_port};
 use crate::desired::ServicePort;
 use crate::model::{Family, Protocol, ServiceName, ServicePortName};
-use crate::plan::{Ids, ORDER, Step};
+use crate::plan::{ORDER, Step};
 
 /// The kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Kernel {
     services: BTreeMap<ServiceKey, Service>,
+    states: BTreeMap<u32, State>,
     slots: BTreeMap<SlotKey, Slot>,
     backends: BTreeMap<u32, Backend>,
     names: BTreeMap<u32, Name>,
@@ -33,11 +34,13 @@ fn writes(plan: &Plan) -> Vec<Write> {
             Step::PutNames => put(&mut all, &plan.put_names, |kernel| &mut kernel.names),
             Step::PutBackends => put(&mut all, &plan.put_backends, |kernel| &mut kernel.backends),
             Step::PutSlots => put(&mut all, &plan.put_slots, |kernel| &mut kernel.slots),
+            Step::PutStates => put(&mut all, &plan.put_states, |kernel| &mut kernel.states),
             Step::PutServices => put(&mut all, &plan.put_services, |kernel| &mut kernel.services),
             Step::DropServices => {
                 let keys: Vec<ServiceKey> = plan.drop_services.iter().map(|(key, _)| *key).collect();
                 drop(&mut all, &keys, |kernel| &mut kernel.services);
             }
+            Step::DropStates => drop(&mut all, &plan.drop_states, |kernel| &mut kernel.states),
             Step::DropSlots => drop(&mut all, &plan.drop_slots, |kernel| &mut kernel.slots),
             Step::DropBackends => drop(&mut all, &plan.drop_backends, |kernel| &mut kernel.backends),
             Step::DropNames => drop(&mut all, &plan.drop_names, |kernel| &mut kernel.names),
@@ -74,6 +77,7 @@ impl Kernel {
     fn dump(&self) -> Dump {
         Dump {
             services: self.services.clone().into_iter().collect(),
+            states: self.states.clone().into_iter().collect(),
             slots: self.slots.clone().into_iter().collect(),
             backends: self.backends.clone().into_iter().collect(),
             names: self.names.clone().into_iter().collect(),
@@ -83,15 +87,16 @@ impl Kernel {
     /// What a client of each address can get. Panics if any list has a hole.
     fn offers(&self) -> BTreeMap<ServiceKey, Vec<SocketAddr>> {
         let list = |service: &Service| {
+            let state = self.states.get(&service.id).expect("a service has a state");
             let place = |index| {
-                let key = SlotKey { service: service.id, generation: service.generation, index };
+                let key = SlotKey { service: service.id, generation: state.generation, index };
                 let slot = self.slots.get(&key).expect("a list has all its places");
                 let backend =
                     self.backends.get(&slot.backend).expect("a place names an endpoint that exists");
                 assert_eq!(backend.service, service.id, "the endpoint belongs to the service");
                 SocketAddr::from(backend.endpoint)
             };
-            (0..service.slots).map(place).collect()
+            (0..state.slots).map(place).collect()
         };
         self.services.iter().map(|(key, service)| (*key, list(service))).collect()
     }
@@ -108,11 +113,7 @@ impl Daemon {
     fn adopt(kernel: &mut Kernel) -> Self {
         let Installed { ports, strays } = by_port(kernel.dump());
         writes(&strays).iter().for_each(|write| write(kernel));
-        let largest = |ids: Vec<u32>| Ids::after(ids.into_iter().max().unwrap_or(0));
-        let numbers = Numbers {
-            services: largest(ports.values().map(|entries| entries.id).collect()),
-            backends: largest(ports.values().flat_map(|e| e.backends.iter().map(|(id, _)| *id)).collect()),
-        };
+        let numbers = Numbers::beside(ports.values(), 8);
         Self { have: ports, numbers }
     }
 
@@ -231,13 +232,12 @@ fn an_endpoint_that_stays_keeps_its_number_and_an_unchanged_list_its_generation(
         endpoints: endpoints.iter().copied().map(address).collect(),
         draining: draining.iter().copied().map(address).collect(),
     };
-    let mut numbers = Numbers { services: Ids::after(0), backends: Ids::after(0) };
+    let mut numbers = Numbers::beside(std::iter::empty(), 8);
     let name = port_name(1);
     let first = entries(&name, &port(&[1, 2], &[]), &Entries::default(), &mut numbers);
     let drained = entries(&name, &port(&[2], &[1]), &first, &mut numbers);
     assert_eq!(first.backends, drained.backends, "leaving the list changes nobody's number");
-    let generation = |entries: &Entries| entries.services.first().map(|(_, service)| service.generation);
-    assert_eq!((generation(&first), generation(&drained)), (Some(1), Some(2)));
+    assert_eq!((first.state.generation, drained.state.generation), (1, 2));
     let same = entries(&name, &port(&[2], &[]), &drained, &mut numbers);
-    assert_eq!(generation(&same), Some(2), "the list is the same although an endpoint has gone for good");
+    assert_eq!(same.state.generation, 2, "the list is the same although an endpoint has gone for good");
 }

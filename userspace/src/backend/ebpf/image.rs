@@ -2,26 +2,35 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use dataplane_ebpf::abi::{Backend, Endpoint, NAME_BYTES, Name, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::abi::{Backend, Endpoint, NAME_BYTES, Name, Service, ServiceKey, Slot, SlotKey, State};
 
 use crate::desired::ServicePort;
 use crate::model::ServicePortName;
 use crate::plan::{Ids, diff};
 
 /// The entries of one service port, each table sorted by key. The default holds nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entries {
     /// Id of the service port; zero: it has none, and no entries.
     pub id: u32,
     /// Its addresses.
     pub services: Box<[(ServiceKey, Service)]>,
+    /// Where its list stands.
+    pub state: State,
     /// Its lists: after an interrupted change, of more than one generation.
     pub slots: Box<[(SlotKey, Slot)]>,
     /// Its endpoints.
     pub backends: Box<[(u32, Backend)]>,
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        let state = State { generation: 0, slots: 0 };
+        Self { id: 0, services: Box::default(), state, slots: Box::default(), backends: Box::default() }
+    }
 }
 
 /// Writes and removals, by table.
@@ -33,10 +42,14 @@ pub struct Plan {
     pub put_backends: Vec<(u32, Backend)>,
     /// List places to write.
     pub put_slots: Vec<(SlotKey, Slot)>,
+    /// States to write.
+    pub put_states: Vec<(u32, State)>,
     /// Services to write.
     pub put_services: Vec<(ServiceKey, Service)>,
     /// Services to remove, if they still belong to the service port with this id.
     pub drop_services: Vec<(ServiceKey, u32)>,
+    /// States to set to nothing.
+    pub drop_states: Vec<u32>,
     /// List places to remove.
     pub drop_slots: Vec<SlotKey>,
     /// Endpoints to remove.
@@ -50,12 +63,52 @@ pub struct Plan {
 pub(super) struct Numbers {
     /// For service ports.
     pub(super) services: Ids,
+    /// Those in use.
+    pub(super) used: BTreeSet<u32>,
     /// For endpoints.
     pub(super) backends: Ids,
 }
 
-/// The entries that bring a service port to what is wanted; without an address it needs none. Numbers are kept where the thing is the same: an endpoint
-/// that stays keeps its id, an unchanged list its generation.
+impl Numbers {
+    /// Numbers for tables that hold `ports`, with places for service ports up to `limit`.
+    pub(super) fn beside<'a>(ports: impl Iterator<Item = &'a Entries> + Clone, limit: u32) -> Self {
+        let used: BTreeSet<u32> = ports.clone().map(|entries| entries.id).collect();
+        let backends = ports.flat_map(|entries| entries.backends.iter().map(|(id, _)| *id)).max();
+        Self {
+            services: Ids::after(used.last().copied().unwrap_or(0), limit),
+            used,
+            backends: Ids::after(backends.unwrap_or(0), u32::MAX),
+        }
+    }
+
+    /// The same, but never behind what was given out before.
+    pub(super) fn not_before(self, other: &Self) -> Self {
+        Self {
+            services: self.services.not_before(&other.services),
+            used: self.used,
+            backends: self.backends.not_before(&other.backends),
+        }
+    }
+
+    /// A number for a service port. When none is left the next ones are beyond the tables: bigger ones are due then.
+    fn service(&mut self) -> u32 {
+        loop {
+            if let Some(id) = self.services.next(|id| self.used.contains(&id)) {
+                self.used.insert(id);
+                return id;
+            }
+            self.services.raise(self.used.len() as u32 * 2 + 1);
+        }
+    }
+
+    /// A number for an endpoint. Of four thousand million none can still be in use when they come round.
+    fn backend(&mut self) -> u32 {
+        self.backends.next(|_| false).unwrap_or(1)
+    }
+}
+
+/// The entries that bring a service port to what is wanted; without an address it needs none. Numbers are kept where
+/// the thing is the same: an endpoint that stays keeps its id, an unchanged list its generation.
 pub(super) fn entries(
     name: &ServicePortName,
     want: &ServicePort,
@@ -65,70 +118,49 @@ pub(super) fn entries(
     if want.frontends.is_empty() {
         return Entries::default();
     }
-    let id = if have.id == 0 { numbers.services.next(|_| false) } else { have.id };
-    let mut backends = Vec::with_capacity(want.endpoints.len() + want.draining.len());
-    let list: Vec<u32> =
-        want.endpoints.iter().map(|address| place(*address, id, have, &mut backends, numbers)).collect();
-    for address in &want.draining {
-        place(*address, id, have, &mut backends, numbers);
-    }
+    let id = if have.id == 0 { numbers.service() } else { have.id };
+    let known: BTreeMap<Backend, u32> = have.backends.iter().map(|(id, backend)| (*backend, *id)).collect();
+    let mut place = |address: &SocketAddr| {
+        let backend = Backend { endpoint: Endpoint::from(*address), zero: [0; 2], service: id };
+        (known.get(&backend).copied().unwrap_or_else(|| numbers.backend()), backend)
+    };
+    let mut backends: Vec<_> = want.endpoints.iter().map(&mut place).collect();
+    let list: Vec<u32> = backends.iter().map(|(id, _)| *id).collect();
+    backends.extend(want.draining.iter().map(&mut place));
     backends.sort_unstable_by_key(|(id, _)| *id);
-    let generation = generation(have, id, &list);
-    let service = Service { id, generation, slots: list.len() as u32 };
-    let protocol = name.protocol.number();
-    let mut services: Vec<_> = want
-        .frontends
-        .iter()
-        .map(|address| (ServiceKey::new(&Endpoint::from(*address), protocol), service))
-        .collect();
-    services.sort_unstable_by_key(|(key, _)| *key);
-    services.dedup_by_key(|(key, _)| *key);
-    let slots = (0..)
-        .zip(&list)
-        .map(|(index, backend)| (SlotKey { service: id, generation, index }, Slot { backend: *backend }));
+    let state = State { generation: generation(have, id, &list), slots: list.len() as u32 };
+    let slots = (0..).zip(&list).map(|(index, backend)| {
+        (SlotKey { service: id, generation: state.generation, index }, Slot { backend: *backend })
+    });
     Entries {
         id,
-        services: services.into_boxed_slice(),
+        services: services(name, want, id),
+        state,
         slots: slots.collect(),
         backends: backends.into_boxed_slice(),
     }
 }
 
-/// Adds an endpoint to `backends` under the id it has, or a new one.
-fn place(
-    address: SocketAddr,
-    service: u32,
-    have: &Entries,
-    backends: &mut Vec<(u32, Backend)>,
-    numbers: &mut Numbers,
-) -> u32 {
-    let backend = Backend { endpoint: Endpoint::from(address), zero: [0; 2], service };
-    let known = have.backends.iter().find(|(_, old)| *old == backend).map(|(id, _)| *id);
-    let id = known.unwrap_or_else(|| numbers.backends.next(|_| false));
-    backends.push((id, backend));
-    id
+fn services(name: &ServicePortName, want: &ServicePort, id: u32) -> Box<[(ServiceKey, Service)]> {
+    let key = |address: &SocketAddr| ServiceKey::new(&Endpoint::from(*address), name.protocol.number());
+    let mut services: Vec<_> = want.frontends.iter().map(|address| (key(address), Service { id })).collect();
+    services.sort_unstable_by_key(|(key, _)| *key);
+    services.dedup_by_key(|(key, _)| *key);
+    services.into_boxed_slice()
 }
 
 /// The generation whose list in the kernel is complete and equal, else one that no entry has yet.
 fn generation(have: &Entries, id: u32, list: &[u32]) -> u32 {
-    let current = have.services.first().map(|(_, service)| service.generation);
-    let same = |generation: u32| {
-        let held = have.slots.iter().filter(|(key, _)| key.service == id && key.generation == generation);
-        held.map(|(key, slot)| (key.index, slot.backend)).eq((0..).zip(list.iter().copied()))
-    };
-    if let Some(generation) = current
-        && same(generation)
-    {
-        return generation;
+    let State { generation: current, slots } = have.state;
+    let held = have.slots.iter().filter(|(key, _)| key.service == id && key.generation == current);
+    let same = held.map(|(key, slot)| (key.index, slot.backend)).eq((0..).zip(list.iter().copied()));
+    if current != 0 && slots as usize == list.len() && same {
+        return current;
     }
-    let used: BTreeSet<u32> = have
-        .slots
-        .iter()
-        .map(|(key, _)| key.generation)
-        .chain(have.services.iter().map(|(_, service)| service.generation))
-        .collect();
+    let used: BTreeSet<u32> = have.slots.iter().map(|(key, _)| key.generation).chain([current]).collect();
     let mut next = used.last().map_or(1, |last| last.wrapping_add(1));
-    while used.contains(&next) {
+    // Zero means that there is no list.
+    while next == 0 || used.contains(&next) {
         next = next.wrapping_add(1);
     }
     next
@@ -143,6 +175,10 @@ impl Plan {
         if have.id != want.id {
             self.put_names.extend((want.id != 0).then(|| (want.id, label(name))));
             self.drop_names.extend((have.id != 0).then_some(have.id));
+            self.drop_states.extend((have.id != 0).then_some(have.id));
+        }
+        if want.id != 0 && (have.id, have.state) != (want.id, want.state) {
+            self.put_states.push((want.id, want.state));
         }
         self.put_services.extend(services.puts);
         self.drop_services.extend(services.drops.into_iter().map(|key| (key, have.id)));
@@ -154,12 +190,14 @@ impl Plan {
 
     /// Entries to write.
     pub fn puts(&self) -> usize {
-        self.put_names.len() + self.put_backends.len() + self.put_slots.len() + self.put_services.len()
+        let writes = [self.put_names.len(), self.put_backends.len(), self.put_slots.len()];
+        writes.iter().sum::<usize>() + self.put_states.len() + self.put_services.len()
     }
 
     /// Entries to remove.
     pub fn drops(&self) -> usize {
-        self.drop_names.len() + self.drop_backends.len() + self.drop_slots.len() + self.drop_services.len()
+        let removals = [self.drop_names.len(), self.drop_backends.len(), self.drop_slots.len()];
+        removals.iter().sum::<usize>() + self.drop_states.len() + self.drop_services.len()
     }
 }
 

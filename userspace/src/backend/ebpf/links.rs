@@ -91,12 +91,16 @@ impl Links {
             }
             old => {
                 // A link of another cgroup, or of one that is gone: the new link first, then the old one's end.
+                fs::create_dir_all(&self.directory).map_err(failed("make room for"))?;
+                // No dot in the name: the bpf file system keeps those to itself.
+                let draft = self.directory.join(format!("{}-new", hook.name));
+                // Left by a daemon that died between pinning and renaming.
+                let _ = fs::remove_file(&draft);
                 let link = sys::link_create(program, cgroup.directory.as_fd(), hook.attach_type)
                     .map_err(failed("attach"))?;
-                if old.is_some() {
-                    fs::remove_file(&path).map_err(failed("unpin"))?;
-                }
-                sys::pin(link.as_fd(), &path).map_err(failed("pin"))
+                sys::pin(link.as_fd(), &draft).map_err(failed("pin"))?;
+                drop(old);
+                fs::rename(&draft, &path).map_err(failed("pin"))
             }
         }
     }

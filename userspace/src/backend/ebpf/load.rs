@@ -22,13 +22,6 @@ pub struct Capacity {
     pub slots: u32,
 }
 
-impl Capacity {
-    /// Room for twice as much.
-    pub fn doubled(self) -> Self {
-        Self { services: self.services.saturating_mul(2), slots: self.slots.saturating_mul(2) }
-    }
-}
-
 /// Loads the programs over the set `number`. Maps that are pinned already are used as they are; the others are made,
 /// with this capacity, and pinned.
 pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf, BackendError> {
@@ -45,6 +38,8 @@ pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf,
     for map in [abi::SERVICES, abi::NAMES] {
         loader.map_max_entries(map, capacity.services);
     }
+    // Place zero is not used.
+    loader.map_max_entries(abi::STATES, capacity.services.saturating_add(1));
     for map in [abi::SLOTS, abi::BACKENDS] {
         loader.map_max_entries(map, capacity.slots);
     }

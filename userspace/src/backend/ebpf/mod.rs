@@ -36,7 +36,6 @@ use self::set::Set;
 use super::{Applied, Backend, BackendError, Wanted};
 use crate::desired::ServicePort;
 use crate::model::{Family, Protocol, ServiceName, ServicePortName};
-use crate::plan::Ids;
 
 /// A table grows when it would be fuller than this, in percent.
 const FULL_PERCENT: usize = 75;
@@ -75,7 +74,8 @@ pub struct Ebpf {
     number: u32,
     set: Set,
     programs: Object,
-    enabled: bool,
+    /// Which set the hooks work on, once this process has turned them over.
+    in_force: Option<u32>,
     /// After a failed write the tables must be read before they are compared with anything.
     doubtful: bool,
     have: BTreeMap<ServicePortName, Entries>,
@@ -91,14 +91,17 @@ impl Ebpf {
         let pins = Pins::new(&settings.pin_dir);
         let lock = pins.prepare()?;
         let cgroup = Cgroup::open(&settings.cgroup)?;
-        let adopted = adoptable(&pins);
-        let number = adopted.unwrap_or_else(|| pins.sets().last().map_or(1, |last| last + 1));
+        let adopted = adoptable(&pins)?;
+        let number = match adopted {
+            Some(number) => number,
+            None => pins.sets()?.last().map_or(1, |last| last + 1),
+        };
         let programs = load::load(&pins, number, settings.capacity)?;
         let set = Set::open(&pins.set(number))?;
         let links = Links::new(pins.links());
-        let numbers = Numbers { services: Ids::after(0), backends: Ids::after(0) };
         let (have, owners) = (BTreeMap::new(), BTreeMap::new());
-        let (enabled, doubtful, totals) = (false, false, [0; 2]);
+        let (in_force, doubtful, totals) = (None, false, [0; 2]);
+        let numbers = Numbers::beside(std::iter::empty(), set.services.capacity());
         let mut backend = Self {
             pins,
             _lock: lock,
@@ -107,7 +110,7 @@ impl Ebpf {
             number,
             set,
             programs,
-            enabled,
+            in_force,
             doubtful,
             have,
             totals,
@@ -129,13 +132,8 @@ impl Ebpf {
             warn!(entries = lost, "the maps hold entries that belong to no service; removing them");
             self.set.write(&strays)?;
         }
-        let largest = |ids: &mut dyn Iterator<Item = u32>| Ids::after(ids.max().unwrap_or(0));
-        self.numbers = Numbers {
-            services: largest(&mut ports.values().map(|entries| entries.id)),
-            backends: largest(
-                &mut ports.values().flat_map(|entries| entries.backends.iter().map(|(id, _)| *id)),
-            ),
-        };
+        let numbers = Numbers::beside(ports.values(), self.set.services.capacity());
+        self.numbers = numbers.not_before(&self.numbers);
         self.owners = ports
             .values()
             .flat_map(|entries| entries.services.iter().map(|(key, service)| (*key, service.id)))
@@ -146,7 +144,7 @@ impl Ebpf {
         Ok(())
     }
 
-    /// The entries that bring these Services to what is wanted, by service port. `None`: it goes.
+    /// The entries that bring these Services to what is wanted, by service port.
     fn image(&mut self, wanted: &Wanted) -> Vec<(ServicePortName, Entries)> {
         let mut image = Vec::new();
         let nothing = Entries::default();
@@ -173,31 +171,41 @@ impl Ebpf {
         plan
     }
 
-    /// Moves to tables with more room if the plan would fill these too far.
-    fn make_room(&mut self, plan: &Plan) -> Result<(), BackendError> {
-        let need = [
-            (abi::SERVICES, plan.put_services.len()),
-            (abi::SLOTS, plan.put_slots.len()),
-            (abi::BACKENDS, plan.put_backends.len()),
-            (abi::NAMES, plan.put_names.len()),
-        ];
-        let fills = self.fills();
-        let over = |factor: usize| {
-            need.iter().any(|(map, puts)| {
-                let fill = fills.iter().find(|fill| fill.map == *map);
-                fill.is_some_and(|fill| {
-                    (fill.entries + puts) * 100 > fill.capacity as usize * factor * FULL_PERCENT
-                })
-            })
+    /// By which factor the tables must grow for this plan; 1 if there is room.
+    fn factor(&self, plan: &Plan, percent: usize) -> usize {
+        let need =
+            [plan.put_services.len(), plan.put_slots.len(), plan.put_backends.len(), plan.put_names.len()];
+        let highest = plan.put_states.iter().map(|(id, _)| *id).max().unwrap_or(0) as usize;
+        let fits = |factor: usize| {
+            let room = |fill: &Fill| fill.capacity as usize * factor;
+            let mut tables = self.fills().into_iter().zip(need);
+            highest <= self.set.services.capacity() as usize * factor
+                && tables.all(|(fill, puts)| (fill.entries + puts) * 100 <= room(&fill) * percent)
         };
-        if !over(1) {
-            return Ok(());
-        }
-        let mut factor = 2;
-        while over(factor) {
+        let mut factor = 1;
+        while !fits(factor) {
             factor *= 2;
         }
-        self.grow(factor as u32)
+        factor
+    }
+
+    /// Moves to tables with more room if the plan would fill these too far. If that fails and there is room all the
+    /// same, the plan goes ahead.
+    fn make_room(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        let factor = self.factor(plan, FULL_PERCENT);
+        if factor == 1 {
+            return Ok(());
+        }
+        match self.grow(factor as u32) {
+            Err(error) if self.factor(plan, 100) == 1 => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not move to bigger maps; going on in these"
+                );
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Builds a bigger set beside this one, complete, and turns the hooks over to it.
@@ -217,7 +225,35 @@ impl Ebpf {
         set.write(&all)?;
         info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
         (self.number, self.set, self.programs) = (number, set, programs);
-        if self.enabled { self.enable() } else { Ok(()) }
+        self.numbers.services.raise(capacity.services);
+        if self.in_force.is_some() { self.turn_over() } else { Ok(()) }
+    }
+
+    /// Puts this process's programs, over its set, behind every hook.
+    fn turn_over(&mut self) -> Result<(), BackendError> {
+        self.set.complete()?;
+        for hook in &HOOKS {
+            let program = load::program(&mut self.programs, hook.name)?;
+            let fd = program
+                .fd()
+                .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
+            self.links.put(hook, &self.cgroup, fd.as_fd())?;
+        }
+        self.in_force = Some(self.number);
+        if let Err(error) = self.sweep() {
+            warn!(error = &error as &dyn std::error::Error, "could not remove what is no longer in use");
+        }
+        Ok(())
+    }
+
+    /// Removes other sets, and what daemons of other layout versions left.
+    fn sweep(&self) -> Result<(), BackendError> {
+        for number in self.pins.sets()? {
+            if number != self.number {
+                self.pins.remove_set(number)?;
+            }
+        }
+        self.pins.remove_other_versions()
     }
 
     fn commit(&mut self, image: Vec<(ServicePortName, Entries)>, plan: &Plan) {
@@ -247,6 +283,10 @@ impl Backend for Ebpf {
     }
 
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        if self.in_force.is_some_and(|set| set != self.number) {
+            // Growing was interrupted after the tables were ready.
+            self.turn_over()?;
+        }
         if self.doubtful {
             self.reread()?;
         }
@@ -269,21 +309,7 @@ impl Backend for Ebpf {
     }
 
     fn enable(&mut self) -> Result<(), BackendError> {
-        self.set.complete()?;
-        for hook in &HOOKS {
-            let program = load::program(&mut self.programs, hook.name)?;
-            let fd = program
-                .fd()
-                .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
-            self.links.put(hook, &self.cgroup, fd.as_fd())?;
-        }
-        self.enabled = true;
-        for number in self.pins.sets() {
-            if number != self.number {
-                self.pins.remove_set(number)?;
-            }
-        }
-        self.pins.remove_other_versions()
+        self.turn_over()
     }
 
     fn report(&self) -> Result<Report, BackendError> {
@@ -296,15 +322,21 @@ fn sizes(entries: &Entries) -> [usize; 2] {
 }
 
 /// The newest set that was filled completely and has the right shape.
-fn adoptable(pins: &Pins) -> Option<u32> {
-    let complete = |number: &u32| match Set::open(&pins.set(*number)) {
-        Ok(set) => set.is_complete(),
-        Err(error) => {
-            warn!(set = number, error = &error as &dyn std::error::Error, "a pinned set cannot be adopted");
-            false
+fn adoptable(pins: &Pins) -> Result<Option<u32>, BackendError> {
+    for number in pins.sets()?.into_iter().rev() {
+        match Set::open(&pins.set(number)) {
+            Ok(set) if set.is_complete() => return Ok(Some(number)),
+            Ok(_) => {}
+            Err(error) => {
+                warn!(
+                    set = number,
+                    error = &error as &dyn std::error::Error,
+                    "a pinned set cannot be adopted"
+                );
+            }
         }
-    };
-    pins.sets().into_iter().rev().find(complete)
+    }
+    Ok(None)
 }
 
 /// Service ports of one Service.
@@ -324,6 +356,7 @@ fn names_of<'a>(
 fn dump(set: &Set) -> Result<Dump, BackendError> {
     Ok(Dump {
         services: set.services.dump()?,
+        states: set.states.dump()?.into_iter().filter(|(_, state)| state.generation != 0).collect(),
         slots: set.slots.dump()?,
         backends: set.backends.dump()?,
         names: set.names.dump()?,
@@ -356,7 +389,7 @@ fn report(pins: &Pins, maps: Vec<Fill>) -> Result<Report, BackendError> {
 
 /// What the pinned maps hold, read without the daemon. Empty if nothing is installed.
 pub fn read_pinned(pins: &Pins) -> Result<Installed, BackendError> {
-    match adoptable(pins) {
+    match adoptable(pins)? {
         Some(number) => Ok(by_port(dump(&Set::open(&pins.set(number))?)?)),
         None => Ok(Installed::default()),
     }
@@ -364,19 +397,18 @@ pub fn read_pinned(pins: &Pins) -> Result<Installed, BackendError> {
 
 /// Hooks, tables and counters, read without the daemon.
 pub fn report_pinned(pins: &Pins) -> Result<Report, BackendError> {
-    let Some(number) = adoptable(pins) else { return report(pins, Vec::new()) };
+    let Some(number) = adoptable(pins)? else { return report(pins, Vec::new()) };
     let set = Set::open(&pins.set(number))?;
-    let Dump { services, slots, backends, names } = dump(&set)?;
+    let Dump { services, states: _, slots, backends, names } = dump(&set)?;
     report(pins, fills_of(&set, [services.len(), slots.len(), backends.len(), names.len()]))
 }
 
 /// What a service port with these entries does, for lists.
 pub fn describe(entries: &Entries) -> ServicePort {
-    let current = entries.services.first().map(|(_, service)| service.generation);
     let listed: BTreeSet<u32> = entries
         .slots
         .iter()
-        .filter(|(key, _)| Some(key.generation) == current)
+        .filter(|(key, _)| key.generation == entries.state.generation)
         .map(|(_, slot)| slot.backend)
         .collect();
     let (active, draining): (Vec<_>, Vec<_>) =

@@ -17,7 +17,8 @@ use super::magic;
 use crate::backend::BackendError;
 
 /// Maps that are made anew, bigger, when they fill.
-pub(super) const TABLES: [&str; 5] = [abi::SERVICES, abi::SLOTS, abi::BACKENDS, abi::NAMES, abi::META];
+pub(super) const TABLES: [&str; 6] =
+    [abi::SERVICES, abi::STATES, abi::SLOTS, abi::BACKENDS, abi::NAMES, abi::META];
 /// Maps that are kept.
 pub(super) const SHARED: [&str; 3] = [abi::COUNTERS, abi::CONNECTED, abi::DATAGRAMS];
 
@@ -56,11 +57,12 @@ impl Pins {
 
     /// Makes the directories, and takes the lock that keeps a second daemon away. It lasts as long as the file.
     pub fn prepare(&self) -> Result<File, BackendError> {
+        let there = self.top.ancestors().find(|path| path.exists()).unwrap_or(&self.top);
+        if !magic::is_on(there, magic::BPF) {
+            return Err(BackendError::NotBpffs(self.top.clone()));
+        }
         for directory in [self.links(), self.shared()] {
             make(&directory)?;
-        }
-        if !magic::is_on(&self.top, magic::BPF) {
-            return Err(BackendError::NotBpffs(self.top.clone()));
         }
         let lock = File::open(&self.top).map_err(|source| failed("open", &self.top, source))?;
         // SAFETY: flock takes a descriptor, which `lock` keeps open, and a constant.
@@ -71,11 +73,18 @@ impl Pins {
     }
 
     /// Numbers of the sets there are, ascending.
-    pub fn sets(&self) -> Vec<u32> {
-        let mut numbers: Vec<u32> =
-            names(&self.home).iter().filter_map(|name| name.strip_prefix("maps-")?.parse().ok()).collect();
+    pub fn sets(&self) -> Result<Vec<u32>, BackendError> {
+        let number = |name: &String| name.strip_prefix("maps-")?.parse().ok();
+        let mut numbers: Vec<u32> = names(&self.home)?.iter().filter_map(number).collect();
         numbers.sort_unstable();
-        numbers
+        Ok(numbers)
+    }
+
+    /// Directories of layout versions, this one's included.
+    fn versions(&self) -> Result<Vec<PathBuf>, BackendError> {
+        let is_version =
+            |name: &String| name.strip_prefix('v').is_some_and(|rest| rest.parse::<u32>().is_ok());
+        Ok(names(&self.top)?.into_iter().filter(is_version).map(|name| self.top.join(name)).collect())
     }
 
     /// Removes one set's pins. Programs that still use its maps keep them.
@@ -85,23 +94,28 @@ impl Pins {
 
     /// Removes what daemons of other layout versions left, once this one's programs are in force.
     pub fn remove_other_versions(&self) -> Result<(), BackendError> {
-        for name in names(&self.top) {
-            let path = self.top.join(&name);
-            if path != self.home && name.strip_prefix('v').is_some_and(|rest| rest.parse::<u32>().is_ok()) {
-                detach(&path.join("links"))?;
-                remove(&path)?;
+        for version in self.versions()? {
+            if version != self.home {
+                detach(&version.join("links"))?;
+                remove(&version)?;
             }
         }
         Ok(())
     }
 
-    /// Removes everything, links first and in the right order. Returns how many pins there were.
+    /// Removes everything that is ours, links first and in the right order; whatever else is in the pin directory, and
+    /// then the directory too, stays. Returns how many pins there were.
     pub fn remove_all(&self) -> Result<usize, BackendError> {
         let mut removed = 0;
-        for name in names(&self.top) {
-            removed += detach(&self.top.join(name).join("links"))?;
+        let versions = self.versions()?;
+        for version in &versions {
+            removed += detach(&version.join("links"))?;
         }
-        removed += remove(&self.top)?;
+        for version in &versions {
+            removed += remove(version)?;
+        }
+        // Not empty, or the mount point itself: then it is not ours alone.
+        let _ = fs::remove_dir(&self.top);
         Ok(removed)
     }
 }
@@ -117,22 +131,30 @@ fn detach(links: &Path) -> Result<usize, BackendError> {
 
 /// Removes a pin or a directory of pins; what is not there is no error.
 fn remove(path: &Path) -> Result<usize, BackendError> {
-    let Ok(kind) = fs::symlink_metadata(path) else { return Ok(0) };
+    let kind = match fs::symlink_metadata(path) {
+        Ok(kind) => kind,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(failed("look at", path, error)),
+    };
     if !kind.is_dir() {
         fs::remove_file(path).map_err(|source| failed("remove", path, source))?;
         return Ok(1);
     }
     let mut removed = 0;
-    for name in names(path) {
+    for name in names(path)? {
         removed += remove(&path.join(name))?;
     }
     fs::remove_dir(path).map_err(|source| failed("remove", path, source))?;
     Ok(removed)
 }
 
-fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+/// Names in a directory; none if it is not there.
+fn names(directory: &Path) -> Result<Vec<String>, BackendError> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("read", directory, error)),
+    }
 }
 
 /// Makes a directory and those above it.

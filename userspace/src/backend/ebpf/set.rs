@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use dataplane_ebpf::abi::{self, Backend, Counter, MAPS, Name, Service, ServiceKey, Slot, SlotKey};
+use dataplane_ebpf::abi::{self, Backend, Counter, MAPS, Name, Service, ServiceKey, Slot, SlotKey, State};
 use serde::{Deserialize, Serialize};
 
 use super::image::Plan;
@@ -16,6 +16,7 @@ use crate::plan::{ORDER, Step};
 /// The tables of one set.
 pub(super) struct Set {
     pub(super) services: Table<ServiceKey, Service>,
+    pub(super) states: Table<u32, State>,
     pub(super) slots: Table<SlotKey, Slot>,
     pub(super) backends: Table<u32, Backend>,
     pub(super) names: Table<u32, Name>,
@@ -36,9 +37,10 @@ pub struct Fill {
 impl Set {
     /// Opens the pinned tables in `directory`, and refuses what has another shape than this build expects.
     pub(super) fn open(directory: &Path) -> Result<Self, BackendError> {
-        let [services, slots, backends, names, meta] = TABLES.map(|name| open(directory, name));
+        let [services, states, slots, backends, names, meta] = TABLES.map(|name| open(directory, name));
         Ok(Self {
             services: Table::new(abi::SERVICES, services?)?,
+            states: Table::new(abi::STATES, states?)?,
             slots: Table::new(abi::SLOTS, slots?)?,
             backends: Table::new(abi::BACKENDS, backends?)?,
             names: Table::new(abi::NAMES, names?)?,
@@ -67,10 +69,17 @@ impl Set {
                 Step::PutNames => self.names.put(&plan.put_names)?,
                 Step::PutBackends => self.backends.put(&plan.put_backends)?,
                 Step::PutSlots => self.slots.put(&plan.put_slots)?,
+                Step::PutStates => self.states.put(&plan.put_states)?,
                 Step::PutServices => self.services.put(&plan.put_services)?,
                 Step::DropServices => {
                     let keys: Vec<ServiceKey> = plan.drop_services.iter().map(|(key, _)| *key).collect();
                     self.services.remove(&keys)?;
+                }
+                Step::DropStates => {
+                    // A place of an array cannot be removed; no list is what an empty one says.
+                    let none = State { generation: 0, slots: 0 };
+                    let states: Vec<_> = plan.drop_states.iter().map(|id| (*id, none)).collect();
+                    self.states.put(&states)?;
                 }
                 Step::DropSlots => self.slots.remove(&plan.drop_slots)?,
                 Step::DropBackends => self.backends.remove(&plan.drop_backends)?,
