@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -15,6 +16,9 @@ use crate::config::Run;
 use crate::reconcile::{Inputs, Reconciler};
 use crate::source::{self, BACKLOG};
 use crate::{privilege, serve};
+
+/// How long a connection to the API server may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the daemon until a signal ends it. What is installed stays in force.
 pub async fn run(flags: &Run) -> anyhow::Result<()> {
@@ -69,7 +73,7 @@ async fn start_source(flags: &Run, changes: source::Changes) -> anyhow::Result<S
         tokio::spawn(source::folder::follow(directory.clone(), changes));
         return Ok(format!("folder {}", directory.display()));
     }
-    let config = match &flags.kubeconfig {
+    let mut config = match &flags.kubeconfig {
         Some(path) => {
             let file =
                 Kubeconfig::read_from(path).with_context(|| format!("could not read {}", path.display()))?;
@@ -79,6 +83,8 @@ async fn start_source(flags: &Run, changes: source::Changes) -> anyhow::Result<S
             "this is not a pod with a service account; name a source with --source or --kubeconfig",
         )?,
     };
+    // Shorter than the time after which a silent watch counts as well again.
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
     let name = format!("API server {}", config.cluster_url);
     tokio::spawn(source::watch::follow(Client::try_from(config)?, changes));
     Ok(name)
