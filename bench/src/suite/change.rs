@@ -100,7 +100,7 @@ fn start_watchers<'a>(lab: &Lab, cluster: &'a Cluster, count: u32) -> Result<Wat
 
 /// How many endpoints a list has after a round: one more or one less than before.
 fn endpoints(round: u32) -> u32 {
-    if round % 2 == 0 { ENDPOINTS - 1 } else { ENDPOINTS }
+    if round.is_multiple_of(2) { ENDPOINTS - 1 } else { ENDPOINTS }
 }
 
 /// Replaces one file, and says how many milliseconds later its list is in force.

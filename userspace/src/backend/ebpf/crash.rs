@@ -66,11 +66,13 @@ where
     K: Ord + Copy + 'static,
     V: 'static,
 {
-    for key in keys.iter().copied() {
-        all.push(Box::new(move |kernel| {
+    let removal = |key: &K| -> Write {
+        let key = *key;
+        Box::new(move |kernel| {
             table(kernel).remove(&key);
-        }));
-    }
+        })
+    };
+    all.extend(keys.iter().map(removal));
 }
 
 impl Kernel {
