@@ -160,7 +160,7 @@ impl Scene {
             let progress = load.stop().with_context(|| format!("the clients of {name}"))?;
             total.add(&progress, expected);
         }
-        total.changes(changes);
+        total.add_changes(changes);
         total.seconds = started.elapsed().as_secs_f64();
         drop((daemon, backends));
         Ok(total)

@@ -79,8 +79,8 @@ impl Screen {
 
     /// The end.
     pub(super) fn summary(&mut self, summary: &Summary, json: bool) -> Result<()> {
-        let Summary { requests, failed, failures, refused_at_zero, spread, change_to_kernel_ms, seconds } =
-            summary;
+        let Summary { requests, failed, failures, refused_at_zero, spread, .. } = summary;
+        let Summary { change_to_kernel_ms, change_to_kernel_ms_max, changes, seconds, .. } = summary;
         let list = |map: &std::collections::BTreeMap<String, u64>| {
             let items: Vec<String> = map.iter().map(|(name, count)| format!("{name} {count}")).collect();
             if items.is_empty() { "none".to_owned() } else { items.join(", ") }
@@ -93,9 +93,9 @@ impl Screen {
              change to kernel  median {:.2} ms, longest {:.2} ms, {} changes\n",
             list(failures),
             list(spread),
-            change_to_kernel_ms.median,
-            change_to_kernel_ms.max,
-            change_to_kernel_ms.changes,
+            change_to_kernel_ms,
+            change_to_kernel_ms_max,
+            changes,
         ));
         if json {
             writeln!(std::io::stdout(), "{}", serde_json::to_string(summary)?)?;

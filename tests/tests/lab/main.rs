@@ -6,6 +6,7 @@ mod bad_input;
 mod change;
 mod cleanup;
 mod clusterip;
+mod demo;
 mod folder;
 mod grow;
 mod ports;
