@@ -22,6 +22,9 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// Wait after a failed write: doubled each time, up to the second figure.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
+/// Services that are computed and written at a time: a full load of 10,000 needs less memory so.
+const SHARE: usize = 512;
+
 /// A question from outside: the whole status.
 pub type Ask = oneshot::Sender<Status>;
 
@@ -159,25 +162,31 @@ impl<B: Backend> Reconciler<B> {
         if waits || idle {
             return;
         }
-        let wanted = self.wanted();
-        match self.write(&wanted) {
+        match self.write() {
             Ok(applied) => self.succeeded(applied, received),
             Err(error) => self.failed(&error),
         }
     }
 
-    fn write(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
-        let applied = self.backend.apply(wanted)?;
+    /// Writes all that is pending, share by share, and puts the dataplane into force if it is not.
+    fn write(&mut self) -> Result<Applied, BackendError> {
+        let mut total = Applied::default();
+        while !self.pending.is_empty() {
+            let wanted = self.wanted();
+            let Applied { puts, drops } = self.backend.apply(&wanted)?;
+            total = Applied { puts: total.puts + puts, drops: total.drops + drops };
+            self.pending.retain(|name| !wanted.contains_key(name));
+        }
         if !self.synced || self.repair {
             self.backend.enable()?;
         }
-        Ok(applied)
+        Ok(total)
     }
 
-    /// What all pending Services should do, and those whose addresses theirs contend with.
+    /// What a share of the pending Services should do, and those whose addresses theirs contend with.
     fn wanted(&mut self) -> Wanted {
         let mut wanted = Wanted::new();
-        let mut queue = self.pending.clone();
+        let mut queue: BTreeSet<ServiceName> = self.pending.iter().take(SHARE).cloned().collect();
         while let Some(name) = queue.pop_first() {
             let ports = desired::for_service(&self.cluster, &name);
             let created = self.cluster.service(&name).and_then(|service| service.created.as_deref());
@@ -193,7 +202,6 @@ impl<B: Backend> Reconciler<B> {
 
     fn succeeded(&mut self, applied: Applied, received: Instant) {
         let took = received.elapsed();
-        self.pending.clear();
         self.repair = false;
         self.passes += 1;
         if self.failure.take().is_some() {

@@ -13,7 +13,7 @@ use crate::model::Change;
 pub type Changes = Sender<Change>;
 
 /// Changes that may wait for the loop.
-pub const BACKLOG: usize = 4096;
+pub const BACKLOG: usize = 512;
 
 /// Waits for this time, or for ever.
 async fn until(time: Option<Instant>) {
