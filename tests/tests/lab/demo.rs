@@ -26,7 +26,10 @@ fn control_groups(of: u32) -> Vec<PathBuf> {
     let mount = fields.find(|fields| fields.get(2) == Some(&"cgroup2")).expect("a cgroup2 mount");
     let prefix = format!("sluice-lab-{of}-");
     let entries = std::fs::read_dir(Path::new(mount[1])).expect("control groups").flatten();
-    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).map(|e| e.path()).collect()
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|e| e.path())
+        .collect()
 }
 
 #[test]
@@ -51,7 +54,10 @@ fn interrupted_it_leaves_nothing_behind() {
     let mut demo = start();
     let id = demo.id();
     let mut lines = BufReader::new(demo.stderr.take().expect("a pipe")).lines();
-    lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("steady"))).expect("clients at work").unwrap();
+    lines
+        .find(|line| line.as_ref().is_ok_and(|line| line.contains("steady")))
+        .expect("clients at work")
+        .unwrap();
     assert!(!control_groups(id).is_empty(), "it is in the middle of it");
     kill(Pid::from_raw(id.cast_signed()), Signal::SIGINT).expect("a signal");
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
