@@ -229,6 +229,12 @@ impl Ebpf {
         if self.in_force.is_some() { self.turn_over() } else { Ok(()) }
     }
 
+    /// Finishes a growth that failed after the bigger tables were ready: until the hooks work on them, what is written
+    /// there is seen by nobody.
+    fn settle(&mut self) -> Result<(), BackendError> {
+        if self.in_force.is_some_and(|set| set != self.number) { self.turn_over() } else { Ok(()) }
+    }
+
     /// Puts this process's programs, over its set, behind every hook.
     fn turn_over(&mut self) -> Result<(), BackendError> {
         self.set.complete()?;
@@ -283,10 +289,7 @@ impl Backend for Ebpf {
     }
 
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
-        if self.in_force.is_some_and(|set| set != self.number) {
-            // Growing was interrupted after the tables were ready.
-            self.turn_over()?;
-        }
+        self.settle()?;
         if self.doubtful {
             self.reread()?;
         }
@@ -296,6 +299,7 @@ impl Backend for Ebpf {
             return Ok(Applied::default());
         }
         self.make_room(&plan)?;
+        self.settle()?;
         match self.set.write(&plan) {
             Ok(applied) => {
                 self.commit(image, &plan);
