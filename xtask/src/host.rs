@@ -66,6 +66,11 @@ impl Host {
         let mut command = Command::new(&self.cargo);
         run::forget_cargo(&mut command);
         command.arg(verb).current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
+        // By itself cargo takes the first rustdoc on the path, which may be that of another compiler.
+        let rustdoc = Path::new(&self.cargo).with_file_name("rustdoc");
+        if rustdoc.is_absolute() && rustdoc.is_file() {
+            command.env("RUSTDOC", rustdoc);
+        }
         if let Some(rustc) = &self.rustc {
             command.env("RUSTC", rustc).env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
         }
