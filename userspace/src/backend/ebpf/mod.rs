@@ -208,7 +208,7 @@ impl Ebpf {
         }
     }
 
-    /// Builds a bigger set beside this one, complete, and turns the hooks over to it.
+    /// Builds a bigger set beside this one, complete; [`Self::settle`] turns the hooks over to it.
     fn grow(&mut self, factor: u32) -> Result<(), BackendError> {
         let capacity = Capacity {
             services: self.set.services.capacity().saturating_mul(factor),
@@ -226,10 +226,10 @@ impl Ebpf {
         info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
         (self.number, self.set, self.programs) = (number, set, programs);
         self.numbers.services.raise(capacity.services);
-        if self.in_force.is_some() { self.turn_over() } else { Ok(()) }
+        Ok(())
     }
 
-    /// Finishes a growth that failed after the bigger tables were ready: until the hooks work on them, what is written
+    /// Finishes a growth, also one whose end failed before: until the hooks work on the bigger tables, what is written
     /// there is seen by nobody.
     fn settle(&mut self) -> Result<(), BackendError> {
         if self.in_force.is_some_and(|set| set != self.number) { self.turn_over() } else { Ok(()) }
@@ -268,8 +268,11 @@ impl Ebpf {
         }
         self.owners.extend(plan.put_services.iter().map(|(key, service)| (*key, service.id)));
         for (name, entries) in image {
-            let new = sizes(&entries);
-            let old = if entries.id == 0 { self.have.remove(&name) } else { self.have.insert(name, entries) };
+            let (entries_id, new) = (entries.id, sizes(&entries));
+            let old = if entries_id == 0 { self.have.remove(&name) } else { self.have.insert(name, entries) };
+            if let (0, Some(gone)) = (entries_id, &old) {
+                self.numbers.used.remove(&gone.id);
+            }
             let old = old.as_ref().map_or([0; 2], sizes);
             for ((total, new), old) in self.totals.iter_mut().zip(new).zip(old) {
                 *total = *total + new - old;
