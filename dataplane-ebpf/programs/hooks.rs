@@ -62,7 +62,7 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn answer(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::NotOurs | Verdict::Translated => PROCEED,
+        Verdict::NotOurs | Verdict::Left | Verdict::Translated => PROCEED,
         Verdict::Refused(_) => {
             // SAFETY: the helper takes a plain number; without it the caller would see EPERM.
             unsafe { bpf_set_retval(REFUSED) };

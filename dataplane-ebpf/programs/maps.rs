@@ -1,10 +1,13 @@
 //! The maps, and the answers they give. Capacities are the smallest; the daemon sets its own when it loads.
 
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use core::ptr::addr_of;
+
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
-    Backend, Counter, Datagrams, Name, Peer, Service, ServiceKey, Slot, SlotKey, State,
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Member, MemberKey, Name, Peer, Service, ServiceKey,
+    Slot, SlotKey, State,
 };
 use dataplane_ebpf::datapath::Tables;
 
@@ -14,9 +17,11 @@ const ON_DEMAND: usize = 1;
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
-static STATES: Array<u64, 1> = Array::new();
+static STATES: Array<State, 1> = Array::new();
 #[btf_map]
 static SLOTS: HashMap<SlotKey, Slot, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static MEMBERS: HashMap<MemberKey, Member, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static BACKENDS: HashMap<u32, Backend, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -25,6 +30,8 @@ static NAMES: HashMap<u32, Name, 1, ON_DEMAND> = HashMap::new();
 static META: Array<u32, 2> = Array::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
 #[btf_map]
 pub(crate) static CONNECTED: SkStorage<Peer> = SkStorage::new();
 #[btf_map]
@@ -43,10 +50,13 @@ impl Tables for Maps {
     #[inline(always)]
     fn state(&self, service: u32) -> Option<State> {
         let place = STATES.get_ptr(service)?;
-        // SAFETY: an array's place is there for as long as the map. One load: both halves are of one write.
-        let both = unsafe { place.read_volatile() }.to_ne_bytes();
-        let [a, b, c, d, e, f, g, h] = both;
-        Some(State { generation: u32::from_ne_bytes([a, b, c, d]), slots: u32::from_ne_bytes([e, f, g, h]) })
+        // SAFETY: an array's place is there for as long as the map, and a multiple of eight. One load: generation and
+        // length are of one write.
+        let [a, b, c, d, e, f, g, h] = unsafe { place.cast::<u64>().read_volatile() }.to_ne_bytes();
+        // SAFETY: as above.
+        let timeout = unsafe { addr_of!((*place).timeout).read_volatile() };
+        let (generation, slots) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+        Some(State { generation, slots, timeout, zero: 0 })
     }
 
     #[inline(always)]
@@ -56,9 +66,40 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        // SAFETY: as for SERVICES.
+        unsafe { MEMBERS.get(key) }.copied()
+    }
+
+    #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend> {
         // SAFETY: as for SERVICES.
         unsafe { BACKENDS.get(id) }.copied()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: the element may be given to another client while it is copied. Its bytes are plain, and whatever they
+        // name counts only as a member of the list in force.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        match AFFINITY.get_ptr_mut(key) {
+            // In place: a replaced element is missing for an instant, and another flow of this client would be spread.
+            // SAFETY: as for `affinity`; what another client may find there leads to a listed endpoint or to none.
+            Some(place) => unsafe { place.write_volatile(*value) },
+            // A full map gives up its oldest record; if even that fails, this client is not remembered.
+            None => drop(AFFINITY.insert(key, value, 0)),
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // A tick of a few milliseconds is exact enough for timeouts in seconds.
+        // SAFETY: the helper takes nothing and always returns a number (since 5.11).
+        unsafe { bpf_ktime_get_coarse_ns() }
     }
 
     #[inline(always)]

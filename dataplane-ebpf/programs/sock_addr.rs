@@ -3,6 +3,7 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
 use dataplane_ebpf::abi::{Datagrams, Endpoint, Peer};
 use dataplane_ebpf::datapath::Socket;
@@ -68,6 +69,12 @@ impl Socket for SockAddr<'_> {
     fn protocol(&self) -> u8 {
         // SAFETY: as for `port`.
         unsafe { addr_of!((*self.raw()).protocol).read_volatile() as u8 }
+    }
+
+    #[inline(always)]
+    fn client(&self) -> u64 {
+        // SAFETY: the helper takes the context of this run (for programs of this type since 5.7).
+        unsafe { bpf_get_netns_cookie(self.raw().cast()) }
     }
 
     #[inline(always)]

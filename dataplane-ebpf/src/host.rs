@@ -3,10 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey, State};
+use crate::abi::{
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Member, MemberKey, Peer, Service,
+    ServiceKey, Slot, SlotKey, State,
+};
 use crate::datapath::{Socket, Tables};
 
-/// Tables in memory. `random` is what the next choice gets.
+/// Tables in memory. `random` is what the next choice gets, and `now` when it is made.
 #[derive(Clone, Debug, Default)]
 pub struct HostTables {
     /// Services by address.
@@ -15,8 +18,14 @@ pub struct HostTables {
     pub states: BTreeMap<u32, State>,
     /// Endpoint lists.
     pub slots: BTreeMap<SlotKey, Slot>,
+    /// Who is in which list.
+    pub members: BTreeMap<MemberKey, Member>,
     /// Endpoints by id.
     pub backends: BTreeMap<u32, Backend>,
+    /// What clients got.
+    pub affinities: RefCell<BTreeMap<AffinityKey, Affinity>>,
+    /// What the clock shows, in nanoseconds.
+    pub now: Cell<u64>,
     /// What the next choice draws.
     pub random: Cell<u32>,
     /// Events counted so far.
@@ -36,8 +45,24 @@ impl Tables for HostTables {
         self.slots.get(key).copied()
     }
 
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        self.members.get(key).copied()
+    }
+
     fn backend(&self, id: u32) -> Option<Backend> {
         self.backends.get(&id).copied()
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinities.borrow().get(key).copied()
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        self.affinities.borrow_mut().insert(*key, *value);
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
     }
 
     fn random(&self) -> u32 {
@@ -54,6 +79,8 @@ impl Tables for HostTables {
 pub struct HostSocket {
     /// IP protocol number.
     pub protocol: u8,
+    /// Who calls.
+    pub client: u64,
     /// The address the call is about.
     pub remote: Endpoint,
     /// What it remembers while connected.
@@ -63,15 +90,19 @@ pub struct HostSocket {
 }
 
 impl HostSocket {
-    /// A socket without memory, and a call about `remote`.
+    /// A socket of client 1 without memory, and a call about `remote`.
     pub fn new(protocol: u8, remote: Endpoint) -> Self {
-        Self { protocol, remote, connected: None, datagrams: None }
+        Self { protocol, client: 1, remote, connected: None, datagrams: None }
     }
 }
 
 impl Socket for HostSocket {
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    fn client(&self) -> u64 {
+        self.client
     }
 
     fn remote(&self) -> Endpoint {

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use std::fs;
 
 use dataplane_ebpf::abi::{
-    Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, MAPS, MapShape, NAME_BYTES, Name, Peer, Service,
-    ServiceKey, Slot, SlotKey, State, VERSION,
+    Affinity, AffinityKey, Backend, Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, MAPS, MapShape,
+    Member, MemberKey, NAME_BYTES, Name, Peer, Service, ServiceKey, Slot, SlotKey, State, VERSION,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt");
@@ -15,7 +15,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt"
 /// A structure: its name, its size, and the name, offset and size of each field.
 type Layout = (&'static str, usize, &'static [(&'static str, usize, usize)]);
 
-const LAYOUTS: [Layout; 10] = [
+const LAYOUTS: [Layout; 14] = [
     ("Endpoint", size_of::<Endpoint>(), Endpoint::LAYOUT),
     ("Backend", size_of::<Backend>(), Backend::LAYOUT),
     ("ServiceKey", size_of::<ServiceKey>(), ServiceKey::LAYOUT),
@@ -23,6 +23,10 @@ const LAYOUTS: [Layout; 10] = [
     ("State", size_of::<State>(), State::LAYOUT),
     ("SlotKey", size_of::<SlotKey>(), SlotKey::LAYOUT),
     ("Slot", size_of::<Slot>(), Slot::LAYOUT),
+    ("MemberKey", size_of::<MemberKey>(), MemberKey::LAYOUT),
+    ("Member", size_of::<Member>(), Member::LAYOUT),
+    ("AffinityKey", size_of::<AffinityKey>(), AffinityKey::LAYOUT),
+    ("Affinity", size_of::<Affinity>(), Affinity::LAYOUT),
     ("Name", size_of::<Name>(), Name::LAYOUT),
     ("Peer", size_of::<Peer>(), Peer::LAYOUT),
     ("Datagrams", size_of::<Datagrams>(), Datagrams::LAYOUT),
@@ -91,7 +95,9 @@ fn render() -> String {
     }
     line(
         &mut text,
-        format_args!("\nconstants\n  NAME_BYTES {NAME_BYTES}\n  DATAGRAM_PEERS {DATAGRAM_PEERS}"),
+        format_args!(
+            "\nconstants\n  NAME_BYTES {NAME_BYTES}\n  DATAGRAM_PEERS {DATAGRAM_PEERS}\n  DROP {DROP}"
+        ),
     );
     text
 }

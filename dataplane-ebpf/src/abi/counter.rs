@@ -14,12 +14,20 @@ pub enum Counter {
     Unsettled = 3,
     /// Translated, but the socket could not remember it (no memory): the peer shows as the endpoint's address.
     Forgotten = 4,
+    /// Left to the packet filter to drop: others serve, but not here.
+    NoLocalEndpoint = 5,
 }
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 5] =
-        [Self::Connected, Self::DatagramFlow, Self::NoEndpoint, Self::Unsettled, Self::Forgotten];
+    pub const ALL: [Self; 6] = [
+        Self::Connected,
+        Self::DatagramFlow,
+        Self::NoEndpoint,
+        Self::Unsettled,
+        Self::Forgotten,
+        Self::NoLocalEndpoint,
+    ];
 
     /// Name for metrics and JSON.
     pub const fn name(self) -> &'static str {
@@ -29,6 +37,7 @@ impl Counter {
             Self::NoEndpoint => "noEndpoint",
             Self::Unsettled => "unsettled",
             Self::Forgotten => "forgotten",
+            Self::NoLocalEndpoint => "noLocalEndpoint",
         }
     }
 }

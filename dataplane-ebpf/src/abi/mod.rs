@@ -7,21 +7,23 @@
 //!
 //! Whoever changes a layout raises [`VERSION`]; a golden test holds the two together.
 
+mod affinity;
 mod backend;
 mod counter;
 mod name;
 mod service;
 mod socket;
 
+pub use affinity::{Affinity, AffinityKey, Member, MemberKey};
 pub use backend::{Backend, Endpoint};
 pub use counter::Counter;
 pub use name::{NAME_BYTES, Name};
-pub use service::{Service, ServiceKey, Slot, SlotKey, State};
+pub use service::{DROP, Service, ServiceKey, Slot, SlotKey, State};
 pub use socket::{DATAGRAM_PEERS, Datagrams, Peer};
 
 /// Version of every layout and of the meaning of every map. It is part of the pin directory's name, so that a daemon
 /// never reads the maps of another layout by accident, and it is stored in the map [`META`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Map of services: [`ServiceKey`] to [`Service`].
 pub const SERVICES: &str = "SERVICES";
@@ -29,6 +31,8 @@ pub const SERVICES: &str = "SERVICES";
 pub const STATES: &str = "STATES";
 /// Map of endpoint lists: [`SlotKey`] to [`Slot`].
 pub const SLOTS: &str = "SLOTS";
+/// Map of who is in which list, for service ports with session affinity: [`MemberKey`] to [`Member`].
+pub const MEMBERS: &str = "MEMBERS";
 /// Map of endpoints: id (`u32`) to [`Backend`].
 pub const BACKENDS: &str = "BACKENDS";
 /// Map of names for people: service id (`u32`) to [`Name`]. No program reads it.
@@ -42,6 +46,8 @@ pub const META_VERSION: u32 = 0;
 pub const META_COMPLETE: u32 = 1;
 /// Per-CPU event counts, indexed by [`Counter`].
 pub const COUNTERS: &str = "COUNTERS";
+/// Map of which client had which endpoint: [`AffinityKey`] to [`Affinity`]. The least recently used goes first.
+pub const AFFINITY: &str = "AFFINITY";
 /// Socket storage of connected sockets: [`Peer`].
 pub const CONNECTED: &str = "CONNECTED";
 /// Socket storage of sockets that send without connecting: [`Datagrams`].
@@ -63,14 +69,16 @@ const fn shape<K, V>(name: &'static str) -> MapShape {
 }
 
 /// Every map there is. Loader, dump and tests go through this table.
-pub const MAPS: [MapShape; 9] = [
+pub const MAPS: [MapShape; 11] = [
     shape::<ServiceKey, Service>(SERVICES),
     shape::<u32, State>(STATES),
     shape::<SlotKey, Slot>(SLOTS),
+    shape::<MemberKey, Member>(MEMBERS),
     shape::<u32, Backend>(BACKENDS),
     shape::<u32, Name>(NAMES),
     shape::<u32, u32>(META),
     shape::<u32, u64>(COUNTERS),
+    shape::<AffinityKey, Affinity>(AFFINITY),
     shape::<i32, Peer>(CONNECTED),
     shape::<i32, Datagrams>(DATAGRAMS),
 ];

@@ -28,11 +28,18 @@ abi! {
 abi! {
     /// Where the endpoint list of a service port stands. Writing this value, in place, is the one commit point of a
     /// change: the list of a generation is complete before the generation is named here, and goes only afterwards.
-    pub struct State: 8 {
+    ///
+    /// The first eight bytes are written and read as one. A reader may get the timeout of the write before: for one flow
+    /// affinity then begins, ends or lasts as it did before that write, within a list that is complete all the same.
+    pub struct State: 16 {
         /// Which list of the service port is valid.
         pub generation: u32,
         /// Length of that list. Zero: connections are refused.
         pub slots: u32,
+        /// For how many seconds after its last new flow a client gets the same endpoint. Zero: each flow is spread.
+        pub timeout: u32,
+        /// Always zero.
+        pub zero: u32,
     }
 }
 
@@ -51,9 +58,18 @@ abi! {
 abi! {
     /// The endpoint in that place.
     pub struct Slot: 4 {
-        /// Id of the backend.
+        /// Id of the backend, or [`DROP`].
         pub backend: u32,
     }
+}
+
+/// In a place of a list: whoever draws it is to be dropped. No endpoint has this id. A service port whose flows are
+/// dropped has a list of this one place, so that it comes and goes as every other list does.
+pub const DROP: u32 = 0;
+
+impl State {
+    /// No list.
+    pub const NONE: Self = Self { generation: 0, slots: 0, timeout: 0, zero: 0 };
 }
 
 impl ServiceKey {

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod choose;
 pub mod socket;
 pub mod tables;

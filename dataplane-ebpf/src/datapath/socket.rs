@@ -9,13 +9,17 @@ use crate::abi::{Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer, Se
 #[inline(always)]
 pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
-    match choose(tables, &ServiceKey::new(&service, socket.protocol())) {
+    match choose(socket, tables, &ServiceKey::new(&service, socket.protocol())) {
         Choice::NotOurs => {
             // A UDP socket may be connected again, to somewhere that is no service.
             socket.forget_connected();
             Verdict::NotOurs
         }
         Choice::Nobody(reason) => refuse(tables, reason),
+        Choice::NobodyHere => {
+            socket.forget_connected();
+            leave(tables)
+        }
         Choice::Chosen(backend_id, Backend { endpoint: backend, zero: _, service: _ }) => {
             socket.set_remote(&backend);
             if !socket.remember_connected(&Peer { service, backend, backend_id }) {
@@ -28,7 +32,7 @@ pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
 }
 
 /// `sendto()` and `sendmsg()` with an address: the same endpoint as the last time this socket sent to this service, as
-/// long as it serves, also when new flows would be refused; else a new choice.
+/// long as it serves, also when new flows would be refused or dropped; else a new choice.
 #[inline(always)]
 pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
@@ -39,9 +43,10 @@ pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
         socket.set_remote(&peer.backend);
         return Verdict::Translated;
     }
-    match choose(tables, &key) {
+    match choose(socket, tables, &key) {
         Choice::NotOurs => Verdict::NotOurs,
         Choice::Nobody(reason) => refuse(tables, reason),
+        Choice::NobodyHere => leave(tables),
         Choice::Chosen(backend_id, Backend { endpoint: backend, zero: _, service: _ }) => {
             socket.set_remote(&backend);
             match socket.datagrams_mut() {
@@ -87,6 +92,12 @@ fn refuse(tables: &impl Tables, reason: Reason) -> Verdict {
         Reason::Unsettled => Counter::Unsettled,
     });
     Verdict::Refused(reason)
+}
+
+#[inline(always)]
+fn leave(tables: &impl Tables) -> Verdict {
+    tables.count(Counter::NoLocalEndpoint);
+    Verdict::Left
 }
 
 /// The translation in force for sends to `service`. A connected socket that names the address all the same must reach

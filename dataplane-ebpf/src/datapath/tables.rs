@@ -1,6 +1,9 @@
 //! What the datapath may ask and change. The kernel answers with maps and socket storage, the host with collections.
 
-use crate::abi::{Backend, Counter, Datagrams, Endpoint, Peer, Service, ServiceKey, Slot, SlotKey, State};
+use crate::abi::{
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Member, MemberKey, Peer, Service,
+    ServiceKey, Slot, SlotKey, State,
+};
 
 /// The questions the datapath may ask.
 pub trait Tables {
@@ -10,8 +13,16 @@ pub trait Tables {
     fn state(&self, service: u32) -> Option<State>;
     /// One place of an endpoint list.
     fn slot(&self, key: &SlotKey) -> Option<Slot>;
+    /// Where in an endpoint list an endpoint is; known only for service ports with affinity.
+    fn member(&self, key: &MemberKey) -> Option<Member>;
     /// An endpoint by id.
     fn backend(&self, id: u32) -> Option<Backend>;
+    /// What a client got of a service port with affinity.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Writes that down; where there is no room for it, the client is spread again the next time.
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity);
+    /// The time: nanoseconds of a clock that never goes back.
+    fn now(&self) -> u64;
     /// A random number, uniform over all values.
     fn random(&self) -> u32;
     /// Counts an event.
@@ -22,6 +33,8 @@ pub trait Tables {
 pub trait Socket {
     /// IP protocol number.
     fn protocol(&self) -> u8;
+    /// Who calls: one number for all callers with the same addresses.
+    fn client(&self) -> u64;
     /// The remote address: as the application named it (connect, sendmsg), or as the kernel knows it (recvmsg,
     /// getpeername).
     fn remote(&self) -> Endpoint;

@@ -2,14 +2,17 @@
 
 use std::cell::Cell;
 
-use dataplane_ebpf::abi::{Backend, Counter, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{
+    Affinity, AffinityKey, Backend, Counter, DROP, Member, MemberKey, Service, ServiceKey, Slot, SlotKey,
+    State,
+};
 use dataplane_ebpf::datapath::Tables;
 use dataplane_ebpf::datapath::choose::{Choice, choose, pick};
 use dataplane_ebpf::datapath::verdict::Reason;
-use dataplane_ebpf::host::HostTables;
+use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
-use crate::world::{DNS, ELSEWHERE, List, TCP, WEB, any_tables, endpoint, is_listed, put, web};
+use crate::world::{DNS, ELSEWHERE, List, TCP, WEB, any_tables, drops, endpoint, is_listed, put, web};
 
 #[test]
 fn an_empty_list_has_no_place() {
@@ -34,6 +37,11 @@ fn another_port_of_the_address_is_not_ours() {
 #[test]
 fn a_service_without_endpoints_has_nobody() {
     check(&web(&[]), WEB, "no endpoint");
+}
+
+#[test]
+fn a_service_that_others_serve_elsewhere_has_nobody_here() {
+    check(&web(&[DROP]), WEB, "nobody here");
 }
 
 #[test]
@@ -100,6 +108,11 @@ fn a_service_that_loses_its_endpoints_meanwhile_has_nobody() {
 }
 
 #[test]
+fn a_service_that_loses_its_endpoints_here_meanwhile_has_nobody_here() {
+    check_flip(1, web(&[DROP]), "nobody here");
+}
+
+#[test]
 fn a_list_that_never_settles_is_given_up() {
     check_flip(4, web(&[6]), "unsettled");
 }
@@ -126,13 +139,14 @@ proptest! {
     #[test]
     fn whatever_the_tables_hold_only_a_listed_endpoint_is_chosen(tables in any_tables()) {
         for key in tables.services.keys() {
-            match choose(&tables, key) {
+            match choose(&caller(), &tables, key) {
                 Choice::Chosen(id, backend) => {
                     prop_assert_eq!(tables.backends.get(&id), Some(&backend));
                     prop_assert!(is_listed(&tables, key, &backend.endpoint));
                 }
                 Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(slots(&tables, key), Some(0)),
                 Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(slots(&tables, key), Some(0)),
+                Choice::NobodyHere => prop_assert!(drops(&tables, key)),
                 Choice::NotOurs => prop_assert!(false, "{key:?} is a service"),
             }
         }
@@ -140,13 +154,18 @@ proptest! {
 }
 
 fn check(tables: &impl Tables, address: &str, choice: &str) {
-    assert_eq!(render(choose(tables, &ServiceKey::new(&endpoint(address), TCP))), choice);
+    assert_eq!(render(choose(&caller(), tables, &ServiceKey::new(&endpoint(address), TCP))), choice);
+}
+
+fn caller() -> HostSocket {
+    HostSocket::new(TCP, endpoint(WEB))
 }
 
 fn render(choice: Choice) -> String {
     match choice {
         Choice::NotOurs => "not ours".to_owned(),
         Choice::Nobody(Reason::NoEndpoint) => "no endpoint".to_owned(),
+        Choice::NobodyHere => "nobody here".to_owned(),
         Choice::Nobody(Reason::Unsettled) => "unsettled".to_owned(),
         Choice::Chosen(id, _) => id.to_string(),
     }
@@ -174,7 +193,7 @@ impl Tables for Flip {
             0 => self.new.state(service),
             left => {
                 self.old.set(left - 1);
-                Some(State { generation: 77, slots: 2 })
+                Some(State { generation: 77, slots: 2, ..State::NONE })
             }
         }
     }
@@ -183,8 +202,24 @@ impl Tables for Flip {
         self.new.slot(key)
     }
 
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        self.new.member(key)
+    }
+
     fn backend(&self, id: u32) -> Option<Backend> {
         self.new.backend(id)
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.new.affinity(key)
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        self.new.set_affinity(key, value);
+    }
+
+    fn now(&self) -> u64 {
+        self.new.now()
     }
 
     fn random(&self) -> u32 {
@@ -218,8 +253,24 @@ impl Tables for Reused {
         self.tables.slot(key)
     }
 
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        self.tables.member(key)
+    }
+
     fn backend(&self, id: u32) -> Option<Backend> {
         self.tables.backend(id)
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.tables.affinity(key)
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        self.tables.set_affinity(key, value);
+    }
+
+    fn now(&self) -> u64 {
+        self.tables.now()
     }
 
     fn random(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! The datapath on the host: the very functions that run in the kernel, on tables in memory.
 
+mod affinity;
 mod choose;
 mod endpoint;
 mod socket;

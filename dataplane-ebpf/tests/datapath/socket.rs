@@ -1,6 +1,6 @@
 //! The sequences at the hooks: what a program sees that connects, sends, receives and asks for its peer.
 
-use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer, ServiceKey};
+use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Peer, ServiceKey};
 use dataplane_ebpf::datapath::socket::{connect, peer_name, receive, send};
 use dataplane_ebpf::datapath::verdict::Reason;
 use dataplane_ebpf::datapath::{Socket, Verdict};
@@ -8,7 +8,8 @@ use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
 use crate::world::{
-    DNS, ELSEWHERE, List, TCP, UDP, WEB, any_tables, backend_address, counted, endpoint, is_listed, put, web,
+    DNS, ELSEWHERE, List, TCP, UDP, WEB, any_tables, backend_address, counted, drops, endpoint, is_listed,
+    put, web,
 };
 
 const NO_ENDPOINT: Verdict = Verdict::Refused(Reason::NoEndpoint);
@@ -59,6 +60,25 @@ fn a_list_that_never_settles_refuses() {
     let mut socket = socket(TCP, WEB);
     check(connect(&mut socket, &tables), Verdict::Refused(Reason::Unsettled), &socket, &endpoint(WEB));
     assert_eq!(counted(&tables), [(Counter::Unsettled, 1)]);
+}
+
+#[test]
+fn a_service_that_others_serve_elsewhere_is_left_alone() {
+    let tables = web(&[DROP]);
+    for step in [connect, send] {
+        let mut socket = socket(UDP, WEB);
+        check(step(&mut socket, &tables), Verdict::Left, &socket, &endpoint(WEB));
+        assert_eq!((socket.connected, peers(&socket)), (None, vec![]));
+    }
+    assert_eq!(counted(&tables), [(Counter::NoLocalEndpoint, 2)]);
+}
+
+#[test]
+fn a_connection_that_is_left_alone_forgets_the_service_before() {
+    let mut socket = connected(UDP);
+    socket.remote = endpoint(WEB);
+    check(connect(&mut socket, &web(&[DROP])), Verdict::Left, &socket, &endpoint(WEB));
+    assert_eq!(socket.connected, None);
 }
 
 #[test]
@@ -223,6 +243,19 @@ fn a_datagram_flow_stays_with_a_serving_endpoint_when_new_flows_are_refused() {
 }
 
 #[test]
+fn a_datagram_flow_stays_with_a_serving_endpoint_when_new_flows_are_dropped() {
+    let mut tables = web(&[5]);
+    let mut old = socket(UDP, WEB);
+    check_send(&mut old, &tables, WEB, 5);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 1 }, &[DROP]);
+    check_send(&mut old, &tables, WEB, 5);
+    let mut new = socket(UDP, WEB);
+    check(send(&mut new, &tables), Verdict::Left, &new, &endpoint(WEB));
+    tables.backends.clear();
+    check(resend(&mut old, &tables, WEB), Verdict::Left, &old, &endpoint(WEB));
+}
+
+#[test]
 fn a_connected_socket_that_names_the_service_again_reaches_the_same_endpoint() {
     let tables = web(&[5, 6, 7]);
     let mut socket = socket(UDP, WEB);
@@ -336,6 +369,7 @@ fn check_call(call: &Call, socket: &mut HostSocket, tables: &HostTables) {
         Verdict::Refused(_) => {
             assert!(socket.remote == named && tables.services.contains_key(&key), "{call:?}")
         }
+        Verdict::Left => assert!(socket.remote == named && drops(tables, &key), "{call:?}"),
         Verdict::Translated => {
             let serves = matches!(call, Call::Send(_)) && is_backend(tables, &key, &socket.remote);
             assert!(serves || is_listed(tables, &key, &socket.remote), "{call:?} {socket:?}");
@@ -428,6 +462,10 @@ struct Forgetful(Endpoint);
 impl Socket for Forgetful {
     fn protocol(&self) -> u8 {
         UDP
+    }
+
+    fn client(&self) -> u64 {
+        1
     }
 
     fn remote(&self) -> Endpoint {

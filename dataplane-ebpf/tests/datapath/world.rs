@@ -1,10 +1,13 @@
 //! Tables in short form. A service is an address, an id and the backends in its list; a backend's id is the
 //! last number of its address.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 
-use dataplane_ebpf::abi::{Backend, Counter, Endpoint, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{
+    Affinity, AffinityKey, Backend, Counter, DROP, Endpoint, Member, MemberKey, Service, ServiceKey, Slot,
+    SlotKey, State,
+};
 use dataplane_ebpf::host::HostTables;
 use proptest::prelude::*;
 
@@ -36,18 +39,35 @@ pub(crate) struct List {
     pub(crate) slots: u32,
 }
 
-/// A service that answers for both protocols, with a list of the given backends; they are added as well.
+/// A service that answers for both protocols, with a list of the given backends; they are added as well. A number for
+/// the backend that is [`DROP`] adds none.
 pub(crate) fn put(tables: &mut HostTables, address: &str, list: List, backends: &[u32]) {
     let List { id: service, generation, slots } = list;
     for protocol in [TCP, UDP] {
         tables.services.insert(ServiceKey::new(&endpoint(address), protocol), Service { id: service });
     }
-    tables.states.insert(service, State { generation, slots });
+    tables.states.insert(service, State { generation, slots, ..State::NONE });
     for (index, &backend) in (0..).zip(backends) {
         tables.slots.insert(SlotKey { service, generation, index }, Slot { backend });
-        let endpoint = backend_address(address, backend);
-        tables.backends.insert(backend, Backend { endpoint, zero: [0; 2], service });
+        if backend != DROP {
+            let endpoint = backend_address(address, backend);
+            tables.backends.insert(backend, Backend { endpoint, zero: [0; 2], service });
+        }
     }
+}
+
+/// Gives a service affinity for so many seconds, and its list members; zero: takes both away.
+pub(crate) fn stick(tables: &mut HostTables, service: u32, timeout: u32) {
+    let Some(state) = tables.states.get_mut(&service) else { return };
+    state.timeout = timeout;
+    let generation = state.generation;
+    tables.members.retain(|key, _| key.service != service);
+    let list = tables.slots.iter().filter(|(key, _)| key.service == service && key.generation == generation);
+    let member = |(key, slot): (&SlotKey, &Slot)| {
+        (MemberKey { service, generation, backend: slot.backend }, Member { index: key.index })
+    };
+    let members = list.filter(|(_, slot)| timeout != 0 && slot.backend != DROP).map(member);
+    tables.members.extend(members);
 }
 
 /// Service 1 with a complete list.
@@ -67,8 +87,8 @@ pub(crate) fn counted(tables: &HostTables) -> Vec<(Counter, u64)> {
 pub(crate) fn any_tables() -> impl Strategy<Value = HostTables> {
     let address = prop::sample::select(vec![WEB, DNS, "10.96.0.11:80", "10.1.0.1:8080", "[::]:0"]);
     let service = (1_u32..4).prop_map(|id| Service { id });
-    let state = (0_u32..3, prop_oneof![0_u32..5, any::<u32>()])
-        .prop_map(|(generation, slots)| State { generation, slots });
+    let state = (0_u32..3, prop_oneof![0_u32..5, any::<u32>()], 0_u32..3)
+        .prop_map(|(generation, slots, timeout)| State { generation, slots, timeout, zero: 0 });
     let key = (address, prop::sample::select(vec![TCP, UDP]));
     let key = key.prop_map(|(address, protocol)| ServiceKey::new(&endpoint(address), protocol));
     let place = (1_u32..4, 0_u32..3, 0_u32..5).prop_map(|(service, generation, index)| SlotKey {
@@ -76,20 +96,32 @@ pub(crate) fn any_tables() -> impl Strategy<Value = HostTables> {
         generation,
         index,
     });
-    let slot = (1_u32..6).prop_map(|backend| Slot { backend });
+    let slot = (0_u32..6).prop_map(|backend| Slot { backend });
     let backend =
         (1_u32..4, prop::sample::select(vec!["10.1.0.1:8080", "10.1.0.2:8080", "[fd00::5]:53", WEB]))
             .prop_map(|(service, address)| Backend { endpoint: endpoint(address), zero: [0; 2], service });
+    let member = (1_u32..4, 0_u32..3, 1_u32..6);
+    let member = member.prop_map(|(service, generation, backend)| MemberKey { service, generation, backend });
+    let index = (0_u32..5).prop_map(|index| Member { index });
+    let had = (1_u32..4).prop_map(|service| AffinityKey { client: 1, service, zero: 0 });
+    let what = (0_u64..4, 0_u32..6);
+    let what =
+        what.prop_map(|(seconds, backend)| Affinity { used: seconds * 1_000_000_000, backend, zero: 0 });
+    let members = prop::collection::btree_map(member, index, 0..40);
+    let affinities = prop::collection::btree_map(had, what, 0..4);
     let services = prop::collection::btree_map(key, service, 0..8);
     let states = prop::collection::btree_map(1_u32..4, state, 0..4);
     let slots = prop::collection::btree_map(place, slot, 0..40);
     let backends = prop::collection::btree_map(1_u32..6, backend, 0..6);
-    (services, states, slots, backends, any::<u32>()).prop_map(
-        |(services, states, slots, backends, random)| HostTables {
+    (services, states, slots, members, backends, affinities, any::<u32>()).prop_map(
+        |(services, states, slots, members, backends, affinities, random)| HostTables {
             services,
             states,
             slots,
+            members,
             backends,
+            affinities: RefCell::new(affinities),
+            now: Cell::new(3_000_000_000),
             random: Cell::new(random),
             ..HostTables::default()
         },
@@ -98,12 +130,23 @@ pub(crate) fn any_tables() -> impl Strategy<Value = HostTables> {
 
 /// Whether an address is an endpoint in the valid list of the service at `key`.
 pub(crate) fn is_listed(tables: &HostTables, key: &ServiceKey, to: &Endpoint) -> bool {
-    let Some(&Service { id }) = tables.services.get(key) else { return false };
-    let Some(&State { generation, slots }) = tables.states.get(&id) else { return false };
+    let listed = listed(tables, key);
+    let endpoints = listed.iter().filter_map(|(id, slot)| Some((id, tables.backends.get(slot)?)));
+    endpoints.into_iter().any(|(id, backend)| backend.service == *id && backend.endpoint == *to)
+}
+
+/// Whether the valid list of the service at `key` has a place for those that are dropped.
+pub(crate) fn drops(tables: &HostTables, key: &ServiceKey) -> bool {
+    listed(tables, key).iter().any(|(_, backend)| *backend == DROP)
+}
+
+/// The valid list of the service at `key`: its id, and the backend in each place.
+fn listed(tables: &HostTables, key: &ServiceKey) -> Vec<(u32, u32)> {
+    let Some(&Service { id }) = tables.services.get(key) else { return Vec::new() };
+    let Some(&State { generation, slots, timeout: _, zero: _ }) = tables.states.get(&id) else {
+        return Vec::new();
+    };
     let places =
         tables.slots.iter().filter(|(place, _)| place.service == id && place.generation == generation);
-    let listed = places
-        .filter(|(place, _)| place.index < slots)
-        .filter_map(|(_, slot)| tables.backends.get(&slot.backend));
-    listed.into_iter().any(|backend| backend.service == id && backend.endpoint == *to)
+    places.filter(|(place, _)| place.index < slots).map(|(_, slot)| (id, slot.backend)).collect()
 }

@@ -1,5 +1,6 @@
 //! The programs, loaded and attached, with a process that makes calls under them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use aya::maps::{Array, HashMap};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
-use dataplane_ebpf::abi::{self, State};
+use dataplane_ebpf::abi::{self, Affinity, AffinityKey, State};
 use dataplane_ebpf::host::HostTables;
 use lab::cgroup::Cgroup;
 use lab::link::batch;
@@ -26,7 +27,9 @@ pub(crate) fn object() -> Ebpf {
     let path = std::env::var("SLUICE_EBPF_OBJECT").expect("SLUICE_EBPF_OBJECT names the built programs");
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut loader = EbpfLoader::new();
-    for name in [abi::SERVICES, abi::STATES, abi::SLOTS, abi::BACKENDS, abi::NAMES] {
+    for name in
+        [abi::SERVICES, abi::STATES, abi::SLOTS, abi::MEMBERS, abi::BACKENDS, abi::NAMES, abi::AFFINITY]
+    {
         loader.map_max_entries(name, 4096);
     }
     loader.load(&bytes).expect("the object loads")
@@ -35,6 +38,7 @@ pub(crate) fn object() -> Ebpf {
 /// Programs under which one process makes calls.
 pub(crate) struct Rig {
     ebpf: Ebpf,
+    cgroup: Arc<Cgroup>,
     caller: Process,
     asked: usize,
     pub(crate) wire: Wire,
@@ -42,28 +46,55 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        let netns = Netns::new().expect("a namespace");
-        // Every address is here, nobody listens on any, and the caller may send from each.
-        batch(&netns, "route add local 10.0.0.0/8 dev lo\nroute add local fd00::/16 dev lo\n")
-            .expect("routes");
-        netns.run(|| Ok(std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?)).expect("a setting");
         let cgroup = Arc::new(Cgroup::new().expect("a control group"));
         let ebpf = attached(&cgroup);
-        let place = Place::within(&netns, &cgroup);
-        let mut command = place.command(agent().expect("the agent is built"));
-        command.arg("probe").stdin(Stdio::piped());
-        let mut caller = place.start(command).expect("a caller");
-        caller.line(Duration::from_secs(10), |line| line == "ready").expect("a ready caller");
-        Self { ebpf, caller, asked: 1, wire: Wire::listen(&netns) }
+        let (caller, wire) = caller(&cgroup);
+        Self { ebpf, cgroup, caller, asked: 1, wire }
     }
 
-    /// Writes the tables of the host into the kernel, whole.
+    /// Lets a process in another namespace make the calls from now on.
+    pub(crate) fn move_out(&mut self) {
+        (self.caller, self.wire) = caller(&self.cgroup);
+        self.asked = 1;
+    }
+
+    /// Writes the tables of the host into the kernel, whole; what clients got is kept there.
     pub(crate) fn fill(&mut self, tables: &HostTables) {
-        let HostTables { services, states, slots, backends, random: _, counted: _ } = tables;
+        let HostTables {
+            services,
+            states,
+            slots,
+            members,
+            backends,
+            affinities: _,
+            now: _,
+            random: _,
+            counted: _,
+        } = tables;
         refill(&mut self.ebpf, abi::SERVICES, services);
         restate(&mut self.ebpf, states);
         refill(&mut self.ebpf, abi::SLOTS, slots);
+        refill(&mut self.ebpf, abi::MEMBERS, members);
         refill(&mut self.ebpf, abi::BACKENDS, backends);
+    }
+
+    /// What clients got.
+    pub(crate) fn records(&mut self) -> BTreeMap<AffinityKey, Affinity> {
+        let map = self.ebpf.map_mut(abi::AFFINITY).expect("a map of records");
+        let map: HashMap<_, AffinityKey, Affinity> = map.try_into().expect("a hash map");
+        map.iter().collect::<Result<_, _>>().expect("its entries")
+    }
+
+    /// Makes what clients got so many seconds older.
+    pub(crate) fn age(&mut self, seconds: u64) {
+        let mut records = self.records();
+        records.values_mut().for_each(|record| record.used -= seconds * 1_000_000_000);
+        refill(&mut self.ebpf, abi::AFFINITY, &records);
+    }
+
+    /// Forgets what clients got.
+    pub(crate) fn forget_clients(&mut self) {
+        refill::<AffinityKey, Affinity>(&mut self.ebpf, abi::AFFINITY, &BTreeMap::new());
     }
 
     /// Has the caller do something, and returns its word for the outcome.
@@ -81,6 +112,20 @@ impl Rig {
         let word = self.ask(line);
         (word, self.wire.first())
     }
+}
+
+/// A process in a namespace of its own, and what goes over the wire there.
+fn caller(cgroup: &Arc<Cgroup>) -> (Process, Wire) {
+    let netns = Netns::new().expect("a namespace");
+    // Every address is here, nobody listens on any, and the caller may send from each.
+    batch(&netns, "route add local 10.0.0.0/8 dev lo\nroute add local fd00::/16 dev lo\n").expect("routes");
+    netns.run(|| Ok(std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?)).expect("a setting");
+    let place = Place::within(&netns, cgroup);
+    let mut command = place.command(agent().expect("the agent is built"));
+    command.arg("probe").stdin(Stdio::piped());
+    let mut caller = place.start(command).expect("a caller");
+    caller.line(Duration::from_secs(10), |line| line == "ready").expect("a ready caller");
+    (caller, Wire::listen(&netns))
 }
 
 fn attached(cgroup: &Cgroup) -> Ebpf {
@@ -101,20 +146,16 @@ fn attached(cgroup: &Cgroup) -> Ebpf {
 }
 
 /// Writes every place of the array: those without a state have an empty list.
-fn restate(ebpf: &mut Ebpf, wanted: &std::collections::BTreeMap<u32, State>) {
+fn restate(ebpf: &mut Ebpf, wanted: &BTreeMap<u32, State>) {
     let map = ebpf.map_mut(abi::STATES).expect("a map of states");
     let mut map: Array<_, State> = map.try_into().expect("an array");
     for id in 0..map.len() {
-        let state = wanted.get(&id).copied().unwrap_or(State { generation: 0, slots: 0 });
+        let state = wanted.get(&id).copied().unwrap_or(State::NONE);
         map.set(id, state, 0).expect("a place");
     }
 }
 
-fn refill<K: aya::Pod + Ord, V: aya::Pod>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    wanted: &std::collections::BTreeMap<K, V>,
-) {
+fn refill<K: aya::Pod + Ord, V: aya::Pod>(ebpf: &mut Ebpf, name: &str, wanted: &BTreeMap<K, V>) {
     let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"));
     let mut map: HashMap<_, K, V> = map.try_into().expect("a hash map");
     let old: Vec<K> = map.keys().collect::<Result<_, _>>().expect("its keys");
