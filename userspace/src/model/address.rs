@@ -3,9 +3,29 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Bits of an IPv4-mapped address before the IPv4 address begins.
+const MAPPED_BITS: u8 = 96;
+
 /// Reads an address. `None` for anything else, a zone or a blank included.
 pub fn parse(text: &str) -> Option<IpAddr> {
     if text.contains(':') { parse_v6(text) } else { parse_v4(text).map(IpAddr::V4) }
+}
+
+/// Reads a range such as `10.0.0.0/8`, as leniently as an address. Bits beyond the prefix are cleared.
+pub fn parse_range(text: &str) -> Option<IpNet> {
+    let (address, bits) = text.split_once('/')?;
+    let digits = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
+    let bits: u8 = digits.then(|| bits.parse().ok()).flatten()?;
+    let range = match parse(address)? {
+        IpAddr::V4(v4) if address.contains(':') => {
+            IpNet::V4(Ipv4Net::new(v4, bits.checked_sub(MAPPED_BITS)?).ok()?)
+        }
+        IpAddr::V4(v4) => IpNet::V4(Ipv4Net::new(v4, bits).ok()?),
+        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new(v6, bits).ok()?),
+    };
+    Some(range.trunc())
 }
 
 /// Whether a connection can be made to this address at all.
@@ -99,6 +119,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_range_gets_its_one_form() {
+        for (text, canonical) in [
+            ("192.0.2.0/24", Some("192.0.2.0/24")),
+            ("192.000.002.099/24", Some("192.0.2.0/24")),
+            ("0.0.0.0/0", Some("0.0.0.0/0")),
+            ("FD00::5/16", Some("fd00::/16")),
+            ("::ffff:10.1.2.3/104", Some("10.0.0.0/8")),
+            ("::ffff:10.1.2.3/8", None),
+            ("10.0.0.0/33", None),
+            ("10.0.0.0/+8", None),
+            ("10.0.0.0/", None),
+            ("10.0.0.0", None),
+            ("/8", None),
+        ] {
+            let found = parse_range(text).map(|range| range.to_string());
+            assert_eq!(found.as_deref(), canonical, "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_address_is_read_back(bytes in any::<[u8; 16]>(), v4 in any::<[u8; 4]>()) {
@@ -119,6 +159,9 @@ mod tests {
         fn no_text_is_too_strange(text in "[0-9a-fA-F.:%+ ]{0,24}|.*") {
             if let Some(address) = parse(&text) {
                 prop_assert_eq!(parse(&address.to_string()), Some(address));
+            }
+            if let Some(range) = parse_range(&text) {
+                prop_assert_eq!(parse_range(&range.to_string()), Some(range));
             }
         }
     }

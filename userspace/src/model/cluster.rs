@@ -5,9 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::interner::Interner;
 use super::parse::SERVICE_NAME_LABEL;
-use super::{Endpoint, Kind, ObjectRef, Parsed, Problem, Service, ServiceName, Slice, SlicePort};
+use super::{
+    Endpoint, Hints, Kind, Node, ObjectRef, Parsed, Problem, Service, ServiceCidr, ServiceName, Slice,
+    SlicePort,
+};
 
 /// One thing that a source reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +21,10 @@ pub enum Change {
     Service(Applied<Service>),
     /// A slice as it stands.
     Slice(Applied<Slice>),
+    /// A Node as it stands. Only our own counts.
+    Node(Applied<Node>),
+    /// A ServiceCIDR as it stands.
+    ServiceCidr(Applied<ServiceCidr>),
     /// An object that exists but cannot be read: what it was before it still is.
     Unreadable {
         /// Which one.
@@ -66,6 +75,12 @@ pub struct Counts {
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
+    /// The name of our Node.
+    own: Arc<str>,
+    node: Option<Node>,
+    /// Whether our Node was there and is not any more.
+    node_gone: bool,
+    service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
     /// `None`: it exists and is skipped.
     services: BTreeMap<ServiceName, Option<Service>>,
     /// The slices of each Service, sorted by name. No Service is without slices here, and nearly all have one: a
@@ -86,13 +101,19 @@ pub struct Cluster {
     wrong: BTreeMap<ObjectRef, Vec<Problem>>,
     /// Of things that are no objects.
     wrong_elsewhere: BTreeMap<String, Vec<Problem>>,
-    names: Interner,
+    names: Interner<str>,
+    hints: Interner<Hints>,
 }
 
 /// Namespace and name.
 type SliceName = (Arc<str>, Arc<str>);
 
 impl Cluster {
+    /// Nothing yet, seen from the node with this name.
+    pub fn of_node(name: impl Into<Arc<str>>) -> Self {
+        Self { own: name.into(), ..Self::default() }
+    }
+
     /// Takes in what a source reports.
     pub fn take(&mut self, change: Change) {
         match change {
@@ -103,6 +124,17 @@ impl Cluster {
             Change::Slice(Applied { object, value, problems }) => {
                 self.note(&object, problems);
                 self.put_slice(object, value);
+            }
+            Change::Node(Applied { object, value, problems }) => {
+                if object.name == self.own {
+                    self.note(&object, problems);
+                    self.node_gone = false;
+                    self.node = value.kept().or(self.node.take());
+                }
+            }
+            Change::ServiceCidr(Applied { object, value, problems }) => {
+                self.note(&object, problems);
+                self.service_cidrs.insert(object.name, value.kept().unwrap_or_default());
             }
             Change::Unreadable { object, problems } => {
                 self.note(&object, problems);
@@ -123,9 +155,30 @@ impl Cluster {
         std::mem::take(&mut self.dirty)
     }
 
-    /// Whether every kind has been listed once. Until then absence means nothing.
+    /// Whether Services and slices have been listed once. Until then absence means nothing.
     pub fn synced(&self) -> bool {
-        Kind::ALL.iter().all(|kind| self.synced.contains(kind))
+        Kind::NEEDED.iter().all(|kind| self.listed(*kind))
+    }
+
+    /// Whether a kind has been listed once.
+    pub fn listed(&self, kind: Kind) -> bool {
+        self.synced.contains(&kind)
+    }
+
+    /// The name of our Node.
+    pub fn own_name(&self) -> &Arc<str> {
+        &self.own
+    }
+
+    /// Our Node. One that has been deleted stays as it was last known: the pods are still there.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// The ranges that ClusterIPs come from, sorted, each once. A range that two objects name stays until both are
+    /// gone.
+    pub fn service_cidrs(&self) -> BTreeSet<IpNet> {
+        self.service_cidrs.values().flat_map(|one| one.cidrs.iter().copied()).collect()
     }
 
     /// Whether some objects could not be read: then absence does not mean much.
@@ -156,10 +209,17 @@ impl Cluster {
     /// Everything that is wrong, in order, each thing once.
     pub fn problems(&self) -> Vec<Problem> {
         let stated = self.wrong.values().chain(self.wrong_elsewhere.values()).flatten().cloned();
-        let mut all: Vec<Problem> = stated.chain(self.strays()).collect();
+        let mut all: Vec<Problem> = stated.chain(self.strays()).chain(self.gone()).collect();
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// Our Node, if it is not there any more.
+    fn gone(&self) -> Option<Problem> {
+        let object = ObjectRef::new(Kind::Node, "", self.own.clone());
+        let message = "has been deleted; what was known of it stays in force";
+        self.node_gone.then(|| Problem::new(object, "", message))
     }
 
     /// Slices whose Service does not exist.
@@ -262,6 +322,10 @@ impl Cluster {
                     self.drop_slice(owner, name);
                 }
             }
+            Kind::Node => self.node_gone |= *name == self.own && self.node.is_some(),
+            Kind::ServiceCidr => {
+                self.service_cidrs.remove(name);
+            }
         }
     }
 
@@ -280,6 +344,8 @@ impl Cluster {
             Kind::EndpointSlice => {
                 self.owners.keys().map(|(namespace, name)| known(namespace, name)).collect()
             }
+            Kind::Node => self.node.iter().map(|node| known(&"".into(), &node.name)).collect(),
+            Kind::ServiceCidr => self.service_cidrs.keys().map(|name| known(&"".into(), name)).collect(),
         };
         unseen.extend(self.unreadable.iter().filter(|object| object.kind == kind).cloned());
         self.unseen.insert(kind, unseen);
@@ -300,9 +366,12 @@ impl Cluster {
         for SlicePort { name, protocol: _, port: _ } in ports {
             self.names.share(name);
         }
-        for Endpoint { address: _, conditions: _, node } in endpoints {
+        for Endpoint { address: _, conditions: _, node, hints } in endpoints {
             if let Some(node) = node {
                 self.names.share(node);
+            }
+            if let Some(hints) = hints {
+                self.hints.share(hints);
             }
         }
     }
@@ -507,6 +576,46 @@ mod tests {
     }
 
     #[test]
+    fn only_our_own_node_counts_and_it_stays_known_when_it_is_gone() {
+        let node = |name: &str| {
+            let value = Parsed::Keep(Node { name: name.into(), ..Node::default() });
+            Change::Node(Applied {
+                object: ObjectRef::new(Kind::Node, "", name),
+                value,
+                problems: Vec::new(),
+            })
+        };
+        let mut cluster = Cluster::of_node("n1");
+        cluster.take(node("n2"));
+        assert_eq!(cluster.node(), None);
+        cluster.take(node("n1"));
+        cluster.take(Change::Deleted(ObjectRef::new(Kind::Node, "", "n2")));
+        assert!(cluster.node().is_some() && cluster.problems().is_empty());
+        for gone in [vec![Change::Deleted(ObjectRef::new(Kind::Node, "", "n1"))], listing(Kind::Node, [])] {
+            gone.into_iter().for_each(|change| cluster.take(change));
+            let said = "Node n1: has been deleted; what was known of it stays in force";
+            assert!(cluster.node().is_some());
+            assert_eq!(cluster.problems()[0].to_string(), said);
+            cluster.take(node("n1"));
+            assert!(cluster.problems().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_range_stays_until_the_last_object_that_names_it_is_gone() {
+        let object = |name: &str| ObjectRef::new(Kind::ServiceCidr, "", name);
+        let mut cluster = Cluster::default();
+        for name in ["a", "b"] {
+            let value = Parsed::Keep(ServiceCidr { cidrs: ["10.96.0.0/12".parse().unwrap()].into() });
+            cluster.take(Change::ServiceCidr(Applied { object: object(name), value, problems: Vec::new() }));
+        }
+        cluster.take(Change::Deleted(object("a")));
+        assert_eq!(cluster.service_cidrs().len(), 1);
+        listing(Kind::ServiceCidr, []).into_iter().for_each(|change| cluster.take(change));
+        assert!(cluster.service_cidrs().is_empty());
+    }
+
+    #[test]
     fn endpoints_of_many_slices_share_the_names_of_nodes() {
         let mut cluster = Cluster::default();
         for slice_name in ["web-1", "web-2"] {
@@ -571,7 +680,10 @@ mod tests {
         let mut last = BTreeMap::new();
         for change in changes {
             match change {
-                Change::Service(Applied { object, .. }) | Change::Slice(Applied { object, .. }) => {
+                Change::Service(Applied { object, .. })
+                | Change::Slice(Applied { object, .. })
+                | Change::Node(Applied { object, .. })
+                | Change::ServiceCidr(Applied { object, .. }) => {
                     last.insert(object.clone(), change.clone());
                 }
                 Change::Deleted(object) => {
@@ -610,7 +722,7 @@ mod tests {
     }
 
     fn some_kind() -> impl Strategy<Value = Kind> {
-        prop::sample::select(Kind::ALL.to_vec())
+        prop::sample::select(Kind::NEEDED.to_vec())
     }
 
     /// Takes both, and looks at what the second made dirty.
@@ -649,6 +761,8 @@ mod tests {
         match kind {
             Kind::Service => Change::Service(Applied { object, value: Parsed::Skip, problems }),
             Kind::EndpointSlice => Change::Slice(Applied { object, value: Parsed::Skip, problems }),
+            Kind::Node => Change::Node(Applied { object, value: Parsed::Skip, problems }),
+            Kind::ServiceCidr => Change::ServiceCidr(Applied { object, value: Parsed::Skip, problems }),
         }
     }
 

@@ -15,9 +15,9 @@ pub struct Slice {
     /// The Service it belongs to.
     pub service: ServiceName,
     /// Where its endpoints listen; every endpoint has every port.
-    pub ports: Vec<SlicePort>,
+    pub ports: Box<[SlicePort]>,
     /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
 }
 
 /// One port of a slice. It belongs to the port of the Service with the same name and protocol.
@@ -40,6 +40,18 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// The node it runs on, if known.
     pub node: Option<Arc<str>>,
+    /// For whom it is meant first. Few differ, so they are shared.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// Topology hints of an endpoint (KEP-2433, KEP-3015): which consumers should prefer it. At least one list is not
+/// empty; both are sorted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hints {
+    /// Names of zones.
+    pub zones: Box<[Arc<str>]>,
+    /// Names of nodes.
+    pub nodes: Box<[Arc<str>]>,
 }
 
 /// Condition of an endpoint, with what the API left open already decided.
@@ -86,8 +98,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_takes_no_more_than_forty_bytes() {
-        assert!(size_of::<Endpoint>() <= 40, "{}", size_of::<Endpoint>());
+    fn an_endpoint_takes_no_more_than_forty_eight_bytes() {
+        assert!(size_of::<Endpoint>() <= 48, "{}", size_of::<Endpoint>());
     }
 
     #[test]

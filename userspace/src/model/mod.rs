@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod endpoint;
 mod interner;
 pub mod name;
+pub mod node;
 pub mod parse;
 pub mod problem;
 #[cfg(test)]
@@ -18,8 +19,9 @@ pub(crate) mod sample;
 pub mod service;
 
 pub use cluster::{Applied, Change, Cluster, Counts};
-pub use endpoint::{Conditions, Endpoint, Slice, SlicePort};
+pub use endpoint::{Conditions, Endpoint, Hints, Slice, SlicePort};
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
+pub use node::{Node, ServiceCidr};
 pub use parse::Parsed;
 pub use problem::{Kind, ObjectRef, Problem};
-pub use service::{Service, ServicePort};
+pub use service::{External, Policy, Service, ServicePort};

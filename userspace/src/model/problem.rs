@@ -14,6 +14,10 @@ pub enum Kind {
     Service,
     /// discovery.k8s.io/v1 EndpointSlice.
     EndpointSlice,
+    /// v1 Node: only the one we run on.
+    Node,
+    /// networking.k8s.io/v1 ServiceCIDR.
+    ServiceCidr,
 }
 
 /// One object of the API.
@@ -21,7 +25,7 @@ pub enum Kind {
 pub struct ObjectRef {
     /// What it is.
     pub kind: Kind,
-    /// Its namespace.
+    /// Its namespace; empty for kinds that have none.
     pub namespace: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
@@ -44,13 +48,26 @@ pub struct Problem {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Service, Self::EndpointSlice];
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Node, Self::ServiceCidr];
+
+    /// Those without which absence means nothing.
+    pub const NEEDED: [Self; 2] = [Self::Service, Self::EndpointSlice];
 
     /// As the API writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
+        }
+    }
+
+    /// Whether its objects are in namespaces.
+    pub const fn is_namespaced(self) -> bool {
+        match self {
+            Self::Service | Self::EndpointSlice => true,
+            Self::Node | Self::ServiceCidr => false,
         }
     }
 }
@@ -83,7 +100,8 @@ impl fmt::Display for Kind {
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        let Self { kind, namespace, name } = self;
+        if kind.is_namespaced() { write!(f, "{kind} {namespace}/{name}") } else { write!(f, "{kind} {name}") }
     }
 }
 
@@ -110,6 +128,11 @@ mod tests {
     fn a_problem_says_whose_where_what_and_from_which_file() {
         check("spec.type", None, "Service default/web: spec.type: bad");
         check("spec.type", Some("a.yaml"), "Service default/web: spec.type: bad (a.yaml)");
+    }
+
+    #[test]
+    fn a_kind_without_namespaces_is_named_without_one() {
+        assert_eq!(ObjectRef::new(Kind::Node, "", "n1").to_string(), "Node n1");
     }
 
     #[test]

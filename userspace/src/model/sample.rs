@@ -1,20 +1,29 @@
 //! Facts in short form, for tests: a port is `http:80/UDP`, an endpoint `10.1.0.5=rs` (ready, serving,
-//! terminating).
+//! terminating), `10.1.0.5=rs@n1^a` (on node n1, hinted for zone a), `10.1.0.5@n1~n1` (hinted for node n1).
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::{
-    Applied, Change, Conditions, Endpoint, Kind, ObjectRef, Parsed, Protocol, Service, ServiceName,
-    ServicePort, Slice, SlicePort,
+    Applied, Change, Conditions, Endpoint, Hints, Kind, ObjectRef, Parsed, Policy, Protocol, Service,
+    ServiceName, ServicePort, Slice, SlicePort,
 };
 
 /// A Service in namespace `default`.
 pub(crate) fn service(name: &str, addresses: &str, ports: &str) -> Service {
     let addresses = addresses.split_whitespace().map(|address| address.parse().unwrap()).collect();
     let ports = ports.split_whitespace().map(port);
-    let ports = ports.map(|(name, port, protocol)| ServicePort { name, protocol, port }).collect();
-    Service { name: ServiceName::new("default", name), created: None, addresses, ports }
+    let ports = ports.map(|(name, port, protocol)| ServicePort { name, protocol, port, node_port: None });
+    Service {
+        name: ServiceName::new("default", name),
+        created: None,
+        addresses,
+        ports: ports.collect(),
+        internal_policy: Policy::Cluster,
+        external_policy: Policy::Cluster,
+        affinity: None,
+        external: None,
+    }
 }
 
 /// A slice in namespace `default`.
@@ -54,7 +63,23 @@ fn port(text: &str) -> (Arc<str>, NonZeroU16, Protocol) {
 }
 
 fn endpoint(text: &str) -> Endpoint {
-    let (address, letters) = text.split_once('=').unwrap_or((text, "rs"));
+    let (rest, node_hints) = cut(text, '~');
+    let (rest, zone_hints) = cut(rest, '^');
+    let (rest, node) = cut(rest, '@');
+    let (address, letters) = rest.split_once('=').unwrap_or((rest, "rs"));
     let conditions = Conditions::new(letters.contains('r'), letters.contains('s'), letters.contains('t'));
-    Endpoint { address: address.parse().unwrap(), conditions, node: None }
+    let names = |list: Option<&str>| {
+        list.unwrap_or_default().split(',').filter(|one| !one.is_empty()).map(Arc::from).collect()
+    };
+    let hints = Hints { zones: names(zone_hints), nodes: names(node_hints) };
+    Endpoint {
+        address: address.parse().unwrap(),
+        conditions,
+        node: node.map(Arc::from),
+        hints: (hints != Hints::default()).then(|| Arc::new(hints)),
+    }
+}
+
+fn cut(text: &str, mark: char) -> (&str, Option<&str>) {
+    text.split_once(mark).map_or((text, None), |(rest, part)| (rest, Some(part)))
 }

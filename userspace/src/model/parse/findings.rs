@@ -20,11 +20,6 @@ impl Findings {
         self.problems.push(Problem::new(&self.object, field.to_string(), message.to_string()));
     }
 
-    /// Notes that `field` asks for something that is not served.
-    pub(super) fn not_served(&mut self, field: impl fmt::Display, value: &str, instead: &str) {
-        self.note(field, format_args!("{value} is not served yet; {instead}"));
-    }
-
     pub(super) fn finish(self) -> Vec<Problem> {
         self.problems
     }

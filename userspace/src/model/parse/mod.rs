@@ -5,7 +5,9 @@
 //! for a source that no API server has gone over, [`default_service`] and [`default_slice`] fill them in.
 
 mod defaults;
+mod external;
 mod findings;
+mod node;
 mod port;
 mod service;
 mod slice;
@@ -15,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::problem::{Kind, ObjectRef, Problem};
 
 pub use defaults::{default_service, default_slice};
+pub use node::{node, service_cidr};
 pub use service::service;
 pub use slice::slice;
 
@@ -46,8 +49,9 @@ impl<T> Parsed<T> {
 
 /// The object that this metadata belongs to.
 pub fn reference(kind: Kind, meta: &ObjectMeta) -> ObjectRef {
-    let namespace = meta.namespace.as_deref().filter(|namespace| !namespace.is_empty());
-    ObjectRef::new(kind, namespace.unwrap_or("default"), meta.name.as_deref().unwrap_or_default())
+    let stated = meta.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let namespace = if kind.is_namespaced() { stated.unwrap_or("default") } else { "" };
+    ObjectRef::new(kind, namespace, meta.name.as_deref().unwrap_or_default())
 }
 
 fn has_label(meta: &ObjectMeta, label: &str) -> bool {

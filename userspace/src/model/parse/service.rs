@@ -1,20 +1,27 @@
 //! Services.
 
 use std::net::IpAddr;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::ops::RangeInclusive;
 
 use k8s_openapi::api::core::v1;
 
 use super::super::address;
-use super::super::{Family, Protocol, Service, ServiceName, ServicePort};
+use super::super::{Family, Policy, Service, ServiceName, ServicePort};
+use super::external::{self, Reach};
 use super::findings::Findings;
 use super::{Kind, ObjectRef, PROXY_NAME_LABEL, Parsed, Problem, has_label, port, reference};
 
 const NO_CLUSTER_IP: &str = "has no clusterIP; a folder of manifests cannot allocate one";
-const LIKE_CLUSTER_IP: &str = "only the ClusterIP answers";
+
+/// Seconds of `sessionAffinityConfig.clientIP.timeoutSeconds` that may be asked for, and what counts if nothing is
+/// (three hours, as the API server fills in).
+const TIMEOUTS: RangeInclusive<u32> = 1..=86_400;
+const TIMEOUT: NonZeroU32 = NonZeroU32::new(10_800).expect("three hours are some seconds");
 
 /// What a Service means to us, and what is wrong with it.
 pub fn service(object: &v1::Service) -> (Parsed<Service>, Vec<Problem>) {
-    let v1::Service { metadata, spec, status: _ } = object;
+    let v1::Service { metadata, spec, status } = object;
     let this = reference(Kind::Service, metadata);
     let mut findings = Findings::of(&this);
     if has_label(metadata, PROXY_NAME_LABEL) || spec.as_ref().is_some_and(is_other) {
@@ -27,16 +34,22 @@ pub fn service(object: &v1::Service) -> (Parsed<Service>, Vec<Problem>) {
     let Some(spec) = spec.as_ref().filter(|_| named) else {
         return (Parsed::Skip, findings.finish());
     };
+    let reach = external::reach(spec, &mut findings);
     let addresses = addresses(spec, &mut findings);
-    let ports = ports(spec, &mut findings);
-    note_not_served(spec, &mut findings);
+    let ports = ports(spec, reach, &mut findings);
+    let internal_policy = policy("spec.internalTrafficPolicy", &spec.internal_traffic_policy, &mut findings);
+    let affinity = affinity(spec, &mut findings);
+    let external = external::external(spec, status.as_ref(), reach, &mut findings);
+    let external_policy = external::policy(spec, reach, &external, &mut findings);
     if addresses.is_empty() {
         return (Parsed::Skip, findings.finish());
     }
     let ObjectRef { kind: _, namespace, name } = this;
-    let created = metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
+    let created = metadata.creation_timestamp.as_ref().map(|time| time.0.to_string().into());
     let name = ServiceName { namespace, name };
-    (Parsed::Keep(Service { name, created, addresses, ports }), findings.finish())
+    let service =
+        Service { name, created, addresses, ports, internal_policy, external_policy, affinity, external };
+    (Parsed::Keep(service), findings.finish())
 }
 
 /// ExternalName, even with an address left over, and headless ones.
@@ -66,7 +79,7 @@ struct Stated<'a> {
     family: Option<&'a str>,
 }
 
-fn addresses(spec: &v1::ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
+fn addresses(spec: &v1::ServiceSpec, findings: &mut Findings) -> Box<[IpAddr]> {
     let mut found: Vec<IpAddr> = Vec::new();
     let stated = stated(spec);
     if stated.is_empty() {
@@ -81,8 +94,7 @@ fn addresses(spec: &v1::ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
             None => found.push(address),
         }
     }
-    found.shrink_to_fit();
-    found
+    found.into()
 }
 
 /// The list counts; an object from before there was a list, or a short manifest, has only the one address.
@@ -123,18 +135,32 @@ fn read_address(Stated { field, text, family }: &Stated<'_>, findings: &mut Find
     }
 }
 
-fn ports(spec: &v1::ServiceSpec, findings: &mut Findings) -> Vec<ServicePort> {
+fn ports(spec: &v1::ServiceSpec, reach: Reach, findings: &mut Findings) -> Box<[ServicePort]> {
     let mut kept: Vec<ServicePort> = Vec::new();
     for (index, stated) in spec.ports.iter().flatten().enumerate() {
         let field = format!("spec.ports[{index}]");
-        let Some(port) = read_port(&field, stated, findings) else { continue };
+        let Some(mut port) = read_port(&field, stated, findings) else { continue };
+        port.node_port = external::node_port(&field, stated.node_port, reach, findings);
+        if let Some(other) = kept.iter().find(|other| same_node_port(other, &port)) {
+            let message =
+                format!("{} is the node port of an earlier {} port", number(other.node_port), port.protocol);
+            findings.note(format_args!("{field}.nodePort"), message);
+            port.node_port = None;
+        }
         match kept.iter().find_map(|other| clash(other, &port)) {
             Some((part, message)) => findings.note(format_args!("{field}.{part}"), message),
             None => kept.push(port),
         }
     }
-    kept.shrink_to_fit();
-    kept
+    kept.into()
+}
+
+fn same_node_port(first: &ServicePort, second: &ServicePort) -> bool {
+    second.node_port.is_some() && (first.node_port, first.protocol) == (second.node_port, second.protocol)
+}
+
+fn number(port: Option<NonZeroU16>) -> u16 {
+    port.map_or(0, NonZeroU16::get)
 }
 
 fn read_port(field: &str, stated: &v1::ServicePort, findings: &mut Findings) -> Option<ServicePort> {
@@ -145,19 +171,12 @@ fn read_port(field: &str, stated: &v1::ServicePort, findings: &mut Findings) -> 
     }
     let number = port::number(field, stated.port, findings);
     let protocol = port::protocol(field, stated.protocol.as_deref(), findings);
-    let (port, protocol) = (number?, protocol?);
-    match protocol {
-        Protocol::Tcp | Protocol::Udp => Some(ServicePort { name: name.into(), protocol, port }),
-        Protocol::Sctp => {
-            findings.not_served(format_args!("{field}.protocol"), "SCTP", "this port does not answer");
-            None
-        }
-    }
+    Some(ServicePort { name: name.into(), protocol: protocol?, port: number?, node_port: None })
 }
 
 /// Why two ports cannot both be served: where the second is wrong, and how.
 fn clash(first: &ServicePort, second: &ServicePort) -> Option<(&'static str, String)> {
-    let ServicePort { name, protocol, port } = second;
+    let ServicePort { name, protocol, port, node_port: _ } = second;
     if first.protocol != *protocol {
         return None;
     }
@@ -169,48 +188,43 @@ fn clash(first: &ServicePort, second: &ServicePort) -> Option<(&'static str, Str
     })
 }
 
-/// Fields whose meaning is not built; the ClusterIP works as if they were not there.
-fn note_not_served(spec: &v1::ServiceSpec, findings: &mut Findings) {
-    match spec.type_.as_deref() {
-        None | Some("ClusterIP" | "") => {}
-        Some(kind @ ("NodePort" | "LoadBalancer")) => findings.not_served("spec.type", kind, LIKE_CLUSTER_IP),
+/// A traffic policy; what nobody knows counts as none.
+pub(super) fn policy(field: &str, value: &Option<String>, findings: &mut Findings) -> Policy {
+    match value.as_deref() {
+        None | Some("" | "Cluster") => Policy::Cluster,
+        Some("Local") => Policy::Local,
         Some(other) => {
-            findings.note("spec.type", format_args!("{other:?} is not a type of Service; {LIKE_CLUSTER_IP}"))
+            findings.note(
+                field,
+                format_args!("{other:?} is neither Cluster nor Local; endpoints of all nodes are used"),
+            );
+            Policy::Cluster
         }
-    }
-    choice(
-        "spec.sessionAffinity",
-        &spec.session_affinity,
-        ["None", "ClientIP"],
-        "each connection is spread",
-        findings,
-    );
-    let spread = "endpoints of all nodes are used";
-    choice(
-        "spec.internalTrafficPolicy",
-        &spec.internal_traffic_policy,
-        ["Cluster", "Local"],
-        spread,
-        findings,
-    );
-    let external = spec.external_ips.as_deref().unwrap_or_default().iter();
-    let external: Vec<&str> = external.map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
-    if !external.is_empty() {
-        findings.not_served("spec.externalIPs", &external.join(", "), LIKE_CLUSTER_IP);
     }
 }
 
-/// A field with a value that is served and one that is not.
-fn choice(field: &str, value: &Option<String>, known: [&str; 2], instead: &str, findings: &mut Findings) {
-    let [served, not_served] = known;
-    match value.as_deref() {
-        None | Some("") => {}
-        Some(value) if value == served => {}
-        Some(value) if value == not_served => findings.not_served(field, value, instead),
+/// For how many seconds a client gets the same endpoint.
+fn affinity(spec: &v1::ServiceSpec, findings: &mut Findings) -> Option<NonZeroU32> {
+    let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => None,
+        Some("ClientIP") => Some(timeout(client_ip.and_then(|config| config.timeout_seconds), findings)),
         Some(other) => {
-            findings.note(field, format_args!("{other:?} is neither {served} nor {not_served}; {instead}"))
+            let message = format_args!("{other:?} is neither None nor ClientIP; each connection is spread");
+            findings.note("spec.sessionAffinity", message);
+            None
         }
     }
+}
+
+fn timeout(stated: Option<i32>, findings: &mut Findings) -> NonZeroU32 {
+    let Some(stated) = stated else { return TIMEOUT };
+    let seconds = u32::try_from(stated).ok().filter(|seconds| TIMEOUTS.contains(seconds));
+    seconds.and_then(NonZeroU32::new).unwrap_or_else(|| {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        findings.note(field, format_args!("{stated} is not within 1-86400; {TIMEOUT} counts"));
+        TIMEOUT
+    })
 }
 
 #[cfg(test)]
@@ -218,6 +232,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::External;
 
     #[test]
     fn a_plain_service_has_its_address_and_ports() {
@@ -321,10 +336,9 @@ mod tests {
     }
 
     #[test]
-    fn sctp_is_not_served_yet() {
-        let said = "spec.ports[0].protocol: SCTP is not served yet; this port does not answer";
+    fn sctp_is_a_protocol_like_the_others() {
         let ports = json!([{"name": "a", "port": 80, "protocol": "SCTP"}, {"name": "b", "port": 80}]);
-        check_ports(ports, "10.96.0.10 | b:80/TCP", &[said]);
+        check_ports(ports, "10.96.0.10 | a:80/SCTP b:80/TCP", &[]);
     }
 
     #[test]
@@ -344,17 +358,99 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_yet_is_said_once_a_field_and_the_cluster_ip_works() {
-        let spec = json!({"clusterIP": "10.96.0.10", "type": "LoadBalancer", "sessionAffinity": "ClientIP",
-            "internalTrafficPolicy": "Local", "externalIPs": ["192.0.2.1", " ", "192.0.2.2"],
-            "ports": [{"port": 80, "nodePort": 30080}]});
+    fn policies_and_affinity_are_read() {
+        let spec = json!({"clusterIP": "10.96.0.10", "type": "NodePort", "sessionAffinity": "ClientIP",
+            "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"});
+        check(spec.clone(), "10.96.0.10 | internal=Local external=Local affinity=10800", &[]);
+        let mut spec = spec;
+        for (seconds, kept) in [(1, 1), (86_400, 86_400)] {
+            spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
+            check(spec.clone(), &format!("10.96.0.10 | internal=Local external=Local affinity={kept}"), &[]);
+        }
+    }
+
+    #[test]
+    fn a_timeout_out_of_range_is_named() {
+        for seconds in [0, -1, 86_401] {
+            let spec = json!({"clusterIP": "10.96.0.10", "sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});
+            let said = format!(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: {seconds} is not within 1-86400; 10800 counts"
+            );
+            check(spec, "10.96.0.10 | affinity=10800", &[&said]);
+        }
+    }
+
+    #[test]
+    fn a_local_external_policy_counts_only_where_somebody_outside_can_come() {
+        let spec = |more: Value| {
+            let mut spec = json!({"clusterIP": "10.96.0.10", "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        check(spec(json!({})), "10.96.0.10 |", &[]);
+        check(spec(json!({"externalIPs": ["192.0.2.1"]})), "10.96.0.10 | external=Local ip=192.0.2.1", &[]);
+        check(spec(json!({"type": "NodePort"})), "10.96.0.10 | external=Local", &[]);
+        check(spec(json!({"type": "LoadBalancer"})), "10.96.0.10 | external=Local health=32000", &[]);
+    }
+
+    #[test]
+    fn a_local_load_balancer_without_a_health_check_port_is_named() {
+        let spec =
+            json!({"clusterIP": "10.96.0.10", "type": "LoadBalancer", "externalTrafficPolicy": "Local"});
+        let said =
+            "spec.healthCheckNodePort: 0 is not a port (1-65535); the load balancer cannot ask for endpoints";
+        check(spec, "10.96.0.10 | external=Local", &[said]);
+    }
+
+    #[test]
+    fn external_addresses_get_their_one_form_and_blank_ones_are_passed_over() {
+        let spec = json!({"clusterIP": "10.96.0.10", "externalIPs": ["192.0.2.010", " ", "", "fd00::0:1", "x", "192.0.2.10"]});
+        let said = r#"spec.externalIPs[4]: "x" is not an address"#;
+        check(spec, "10.96.0.10 | ip=192.0.2.10,fd00::1", &[said]);
+    }
+
+    #[test]
+    fn ingress_addresses_are_served_unless_the_load_balancer_proxies() {
+        let ingress = json!([{"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "VIP"},
+            {"ip": "203.0.113.3", "ipMode": "Proxy"}, {"hostname": "lb.example"}, {"ip": "x"}]);
+        let object = json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.10"},
+            "status": {"loadBalancer": {"ingress": ingress}}});
+        let said = r#"status.loadBalancer.ingress[4].ip: "x" is not an address"#;
+        check_object(object, "10.96.0.10 | vip=203.0.113.1,203.0.113.2 proxied=203.0.113.3", &[said]);
+    }
+
+    #[test]
+    fn source_ranges_get_their_one_form_and_blanks_around_them_are_cut() {
+        let spec = json!({"clusterIP": "10.96.0.10", "loadBalancerSourceRanges": [" 192.0.2.9/24 ", " ", "fd00::/16", "x"]});
+        let said = r#"spec.loadBalancerSourceRanges[3]: "x" is not a range such as 192.0.2.0/24"#;
+        check(spec, "10.96.0.10 | ranges=192.0.2.0/24,fd00::/16", &[said]);
+    }
+
+    #[test]
+    fn where_no_range_can_be_read_the_load_balancer_stays_closed() {
+        let object = json!({"metadata": {"name": "web"},
+            "spec": {"clusterIP": "10.96.0.10", "loadBalancerSourceRanges": ["192.0.2.0/33"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}});
         let said = [
-            "spec.type: LoadBalancer is not served yet; only the ClusterIP answers",
-            "spec.sessionAffinity: ClientIP is not served yet; each connection is spread",
-            "spec.internalTrafficPolicy: Local is not served yet; endpoints of all nodes are used",
-            "spec.externalIPs: 192.0.2.1, 192.0.2.2 is not served yet; only the ClusterIP answers",
+            r#"spec.loadBalancerSourceRanges[0]: "192.0.2.0/33" is not a range such as 192.0.2.0/24"#,
+            "spec.loadBalancerSourceRanges: none of the ranges can be read; the load balancer's addresses are not served",
         ];
-        check(spec, "10.96.0.10 | :80/TCP", &said);
+        check_object(object, "10.96.0.10 |", &said);
+    }
+
+    #[test]
+    fn node_ports_are_read_whatever_the_type_and_named_if_they_cannot_be() {
+        let ports = json!([{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 70000},
+            {"name": "c", "port": 82, "nodePort": 30080}, {"name": "d", "port": 80, "nodePort": 30080, "protocol": "UDP"}]);
+        let said = [
+            "spec.ports[1].nodePort: 70000 is not a port (1-65535)",
+            "spec.ports[2].nodePort: 30080 is the node port of an earlier TCP port",
+        ];
+        check_ports(ports, "10.96.0.10 | a:80/TCP@30080 b:81/TCP c:82/TCP d:80/UDP@30080", &said);
+        let spec = json!({"clusterIP": "10.96.0.10", "type": "NodePort", "ports": [{"port": 80}]});
+        let said = "spec.ports[0].nodePort: is missing; a folder of manifests cannot allocate one";
+        check(spec, "10.96.0.10 | :80/TCP", &[said]);
     }
 
     #[test]
@@ -366,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_value_nobody_knows_is_a_problem() {
-        let said = r#"spec.type: "clusterip" is not a type of Service; only the ClusterIP answers"#;
+        let said = r#"spec.type: "clusterip" is not a type of Service; it counts as ClusterIP"#;
         check(json!({"clusterIP": "10.96.0.10", "type": "clusterip"}), "10.96.0.10 |", &[said]);
         let said =
             r#"spec.sessionAffinity: "Cookie" is neither None nor ClientIP; each connection is spread"#;
@@ -421,10 +517,37 @@ mod tests {
         assert_eq!(parsed.kept().map_or_else(|| "skip".to_owned(), |kept| render(&kept)), kept, "{object}");
     }
 
-    fn render(Service { name: _, created: _, addresses, ports }: &Service) -> String {
+    fn render(service: &Service) -> String {
+        let Service {
+            name: _,
+            created: _,
+            addresses,
+            ports,
+            internal_policy,
+            external_policy,
+            affinity,
+            external,
+        } = service;
         let mut words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         words.push("|".to_owned());
-        words.extend(ports.iter().map(|port| format!("{}:{}/{}", port.name, port.port, port.protocol)));
+        words.extend(ports.iter().map(|port| {
+            let node_port = port.node_port.map(|port| format!("@{port}")).unwrap_or_default();
+            format!("{}:{}/{}{node_port}", port.name, port.port, port.protocol)
+        }));
+        for (word, policy) in [("internal", internal_policy), ("external", external_policy)] {
+            words.extend((*policy == Policy::Local).then(|| format!("{word}=Local")));
+        }
+        words.extend(affinity.map(|seconds| format!("affinity={seconds}")));
+        let External { external_ips, load_balancer, proxied, source_ranges, health_check_port } =
+            external.as_deref().cloned().unwrap_or_default();
+        let list =
+            |word: &str, list: Vec<String>| (!list.is_empty()).then(|| format!("{word}={}", list.join(",")));
+        let addresses = |list: Box<[IpAddr]>| list.iter().map(ToString::to_string).collect();
+        words.extend(list("ip", addresses(external_ips)));
+        words.extend(list("vip", addresses(load_balancer)));
+        words.extend(list("proxied", addresses(proxied)));
+        words.extend(list("ranges", source_ranges.iter().map(ToString::to_string).collect()));
+        words.extend(health_check_port.map(|port| format!("health={port}")));
         words.join(" ")
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1;
 
 use super::super::address;
 use super::super::interner::Interner;
-use super::super::{Conditions, Endpoint, Family, ServiceName, Slice, SlicePort};
+use super::super::{Conditions, Endpoint, Family, Hints, ServiceName, Slice, SlicePort};
 use super::findings::Findings;
 use super::{
     HEADLESS_LABEL, Kind, ObjectRef, Parsed, Problem, SERVICE_NAME_LABEL, has_label, label_value, port,
@@ -68,7 +68,7 @@ fn family(kind: &str, findings: &mut Findings) -> Option<Family> {
     }
 }
 
-fn ports(stated: &[v1::EndpointPort], findings: &mut Findings) -> Vec<SlicePort> {
+fn ports(stated: &[v1::EndpointPort], findings: &mut Findings) -> Box<[SlicePort]> {
     let mut kept: Vec<SlicePort> = Vec::new();
     for (index, stated) in stated.iter().enumerate() {
         let field = format!("ports[{index}]");
@@ -81,8 +81,7 @@ fn ports(stated: &[v1::EndpointPort], findings: &mut Findings) -> Vec<SlicePort>
             kept.push(port);
         }
     }
-    kept.shrink_to_fit();
-    kept
+    kept.into()
 }
 
 fn read_port(field: &str, stated: &v1::EndpointPort, findings: &mut Findings) -> Option<SlicePort> {
@@ -100,16 +99,19 @@ fn read_port(field: &str, stated: &v1::EndpointPort, findings: &mut Findings) ->
     Some(SlicePort { name: name.as_str().into(), protocol: protocol?, port: number? })
 }
 
-fn endpoints(stated: &[v1::Endpoint], family: Family, findings: &mut Findings) -> Vec<Endpoint> {
-    let mut nodes = Interner::default();
+fn endpoints(stated: &[v1::Endpoint], family: Family, findings: &mut Findings) -> Box<[Endpoint]> {
+    let (mut names, mut known_hints) = (Interner::<str>::default(), Interner::default());
     let mut kept = Vec::with_capacity(stated.len());
     for (index, stated) in stated.iter().enumerate() {
         let Some(address) = read_address(index, &stated.addresses, family, findings) else { continue };
-        let node = stated.node_name.as_deref().map(|node| nodes.get(node));
-        kept.push(Endpoint { address, conditions: conditions(stated.conditions.as_ref()), node });
+        let node = stated.node_name.as_deref().map(|node| names.get(node));
+        let mut hints = hints(stated.hints.as_ref(), &mut names);
+        if let Some(hints) = &mut hints {
+            known_hints.share(hints);
+        }
+        kept.push(Endpoint { address, conditions: conditions(stated.conditions.as_ref()), node, hints });
     }
-    kept.shrink_to_fit();
-    kept
+    kept.into()
 }
 
 /// Only the first address counts.
@@ -139,6 +141,22 @@ fn conditions(stated: Option<&v1::EndpointConditions>) -> Conditions {
         return Conditions::new(true, true, false);
     };
     Conditions::new(ready.unwrap_or(true), serving.unwrap_or(true), terminating.unwrap_or(false))
+}
+
+/// Empty lists are the same as no hints.
+fn hints(stated: Option<&v1::EndpointHints>, names: &mut Interner<str>) -> Option<Arc<Hints>> {
+    let v1::EndpointHints { for_nodes, for_zones } = stated?;
+    let mut sorted = |list: &mut dyn Iterator<Item = &String>| {
+        let mut list: Vec<Arc<str>> = list.map(|name| names.get(name)).collect();
+        list.sort_unstable();
+        list.dedup();
+        Box::from(list)
+    };
+    let hints = Hints {
+        zones: sorted(&mut for_zones.iter().flatten().map(|zone| &zone.name)),
+        nodes: sorted(&mut for_nodes.iter().flatten().map(|node| &node.name)),
+    };
+    (hints != Hints::default()).then(|| Arc::new(hints))
 }
 
 #[cfg(test)]
@@ -295,11 +313,25 @@ mod tests {
         words.join(" ")
     }
 
-    fn render_endpoint(Endpoint { address, conditions, node }: &Endpoint) -> String {
+    #[test]
+    fn hints_are_sorted_sets_and_empty_lists_are_none() {
+        let zones = |names: &[&str]| names.iter().map(|name| json!({ "name": name })).collect::<Value>();
+        let hint = |hints: Value| json!([{"addresses": ["10.1.0.5"], "hints": hints}]);
+        let both = json!({"forZones": zones(&["b", "a", "b"]), "forNodes": zones(&["n1"])});
+        check_endpoints(hint(both), "default/web | | 10.1.0.5=rs^a,b~n1", &[]);
+        check_endpoints(hint(json!({"forZones": [], "forNodes": null})), "default/web | | 10.1.0.5=rs", &[]);
+    }
+
+    fn render_endpoint(Endpoint { address, conditions, node, hints }: &Endpoint) -> String {
         let letters =
             [(conditions.ready(), 'r'), (conditions.serving(), 's'), (conditions.terminating(), 't')];
         let letters: String = letters.into_iter().filter_map(|(on, letter)| on.then_some(letter)).collect();
         let node = node.as_ref().map(|node| format!("@{node}")).unwrap_or_default();
-        format!("{address}{node}={letters}")
+        let list = |mark: &str, names: &[Arc<str>]| match names {
+            [] => String::new(),
+            names => format!("{mark}{}", names.join(",")),
+        };
+        let hints = hints.as_ref().map(|hints| list("^", &hints.zones) + &list("~", &hints.nodes));
+        format!("{address}{node}={letters}{}", hints.unwrap_or_default())
     }
 }
