@@ -2,30 +2,80 @@
 //! Service only; manifests in a folder have nobody to see to that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
-use super::ServicePort;
-use crate::model::{ObjectRef, Problem, Protocol, ServiceName, ServicePortName};
+use super::{Frontend, PortId, ServicePort};
+use crate::model::{Family, ObjectRef, Problem, Protocol, ServiceName};
 
 /// All addresses that are asked for, and by whom.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     asked: BTreeMap<ServiceName, Asked>,
     /// Who asks, the holder first. Never empty.
-    claimants: BTreeMap<Frontend, Vec<ServiceName>>,
-    /// Frontends with more than one claimant.
-    contested: BTreeSet<Frontend>,
+    claimants: BTreeMap<Claim, Vec<ServiceName>>,
+    /// Claims with more than one claimant.
+    contested: BTreeSet<Claim>,
 }
 
 /// What one Service asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Asked {
     created: Option<Box<str>>,
-    /// Sorted, each once.
-    frontends: Box<[Frontend]>,
+    /// Sorted, each claim once.
+    claims: Box<[(Claim, Part)]>,
 }
 
-type Frontend = (SocketAddr, Protocol);
+/// The part of a Service that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    ClusterIp,
+    Port,
+    ExternalIp,
+    LoadBalancer,
+}
+
+impl Part {
+    const fn field(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "spec.clusterIP",
+            Self::Port => "spec.ports",
+            Self::ExternalIp => "spec.externalIPs",
+            Self::LoadBalancer => "status.loadBalancer",
+        }
+    }
+}
+
+/// What only one Service can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// A port at an address of its own.
+    Address(SocketAddr, Protocol),
+    /// A port at the node's addresses.
+    NodePort(NonZeroU16, Protocol, Family),
+}
+
+impl Claim {
+    fn of(id: &PortId, frontend: Frontend) -> (Self, Part) {
+        let at = |address| Self::Address(address, id.protocol);
+        match frontend {
+            Frontend::NodePort(port) => (Self::NodePort(port, id.protocol, id.family), Part::Port),
+            Frontend::ClusterIp(address) => (at(address), Part::ClusterIp),
+            Frontend::ExternalIp(address) => (at(address), Part::ExternalIp),
+            Frontend::LoadBalancer(address) => (at(address), Part::LoadBalancer),
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address, protocol) => write!(f, "{address}/{protocol}"),
+            Self::NodePort(port, protocol, family) => write!(f, "node port {port}/{protocol} ({family})"),
+        }
+    }
+}
 
 impl Claims {
     /// Registers what a Service asks for (nothing: it is gone), and returns the others whose outcome may have
@@ -34,12 +84,12 @@ impl Claims {
         &mut self,
         name: &ServiceName,
         created: Option<&str>,
-        wanted: &BTreeMap<ServicePortName, ServicePort>,
+        wanted: &[(PortId, ServicePort)],
     ) -> BTreeSet<ServiceName> {
-        let asked = Asked { created: created.map(Into::into), frontends: frontends(wanted) };
+        let asked = Asked { created: created.map(Into::into), claims: claims(wanted) };
         let same = match self.asked.get(name) {
             Some(before) => *before == asked,
-            None => asked.frontends.is_empty(),
+            None => asked.claims.is_empty(),
         };
         if same {
             return BTreeSet::new();
@@ -48,53 +98,60 @@ impl Claims {
         self.enter(name, asked, holders_before)
     }
 
-    /// Takes away the frontends that another Service holds.
-    pub fn settle(
-        &self,
-        mut wanted: BTreeMap<ServicePortName, ServicePort>,
-    ) -> BTreeMap<ServicePortName, ServicePort> {
-        for (id, port) in &mut wanted {
-            let held = |frontend: &SocketAddr| {
-                self.holder(&(*frontend, id.protocol)).is_none_or(|one| *one == id.service)
-            };
-            port.frontends.retain(held);
+    /// Takes away the addresses that another Service holds.
+    pub fn settle(&self, name: &ServiceName, wanted: &mut [(PortId, ServicePort)]) {
+        if self.contested.is_empty() {
+            return;
         }
-        wanted
+        for (id, port) in wanted {
+            let held = |frontend: &Frontend| {
+                self.holder(&Claim::of(id, *frontend).0).is_none_or(|holder| holder == name)
+            };
+            if !port.frontends.iter().all(held) {
+                port.frontends = port.frontends.iter().copied().filter(held).collect();
+            }
+        }
     }
 
-    /// One for each Service and each frontend that it lost.
+    /// One for each Service and each address that it lost.
     pub fn problems(&self) -> Vec<Problem> {
-        self.contested.iter().flat_map(|frontend| self.losses(frontend)).collect()
+        self.contested.iter().flat_map(|claim| self.losses(claim)).collect()
     }
 
-    fn losses(&self, frontend: &Frontend) -> Vec<Problem> {
-        let claimants = self.claimants.get(frontend).map(Vec::as_slice).unwrap_or_default();
+    fn losses(&self, claim: &Claim) -> Vec<Problem> {
+        let claimants = self.claimants.get(claim).map(Vec::as_slice).unwrap_or_default();
         let [holder, others @ ..] = claimants else { return Vec::new() };
-        let (address, protocol) = frontend;
-        let message = format!("{address}/{protocol} is taken by Service {holder}, which came first");
-        others.iter().map(|name| Problem::new(ObjectRef::from(name), "spec.clusterIP", &message)).collect()
+        let message = format!("{claim} is taken by Service {holder}, which came first");
+        let problem = |name| Problem::new(ObjectRef::from(name), self.field(name, claim), &message);
+        others.iter().map(problem).collect()
     }
 
-    fn holder(&self, frontend: &Frontend) -> Option<&ServiceName> {
-        self.claimants.get(frontend)?.first()
+    /// Where a Service asks for it.
+    fn field(&self, name: &ServiceName, claim: &Claim) -> &'static str {
+        let asked = self.asked.get(name).map(|asked| &*asked.claims).unwrap_or_default();
+        asked.iter().find(|(one, _)| one == claim).map_or("spec", |(_, part)| part.field())
     }
 
-    /// Removes all claims of a Service; returns who held each frontend before.
-    fn withdraw(&mut self, name: &ServiceName) -> BTreeMap<Frontend, Option<ServiceName>> {
-        let Asked { created: _, frontends } = self.asked.remove(name).unwrap_or_default();
-        frontends.into_iter().map(|frontend| (frontend, self.withdraw_one(name, frontend))).collect()
+    fn holder(&self, claim: &Claim) -> Option<&ServiceName> {
+        self.claimants.get(claim)?.first()
     }
 
-    fn withdraw_one(&mut self, name: &ServiceName, frontend: Frontend) -> Option<ServiceName> {
-        let claimants = self.claimants.get_mut(&frontend)?;
+    /// Removes all claims of a Service; returns who held each before.
+    fn withdraw(&mut self, name: &ServiceName) -> BTreeMap<Claim, Option<ServiceName>> {
+        let Asked { created: _, claims } = self.asked.remove(name).unwrap_or_default();
+        claims.into_iter().map(|(claim, _)| (claim, self.withdraw_one(name, claim))).collect()
+    }
+
+    fn withdraw_one(&mut self, name: &ServiceName, claim: Claim) -> Option<ServiceName> {
+        let claimants = self.claimants.get_mut(&claim)?;
         let holder = claimants.first().cloned();
         claimants.retain(|other| other != name);
         let left = claimants.len();
         if left == 0 {
-            self.claimants.remove(&frontend);
+            self.claimants.remove(&claim);
         }
         if left < 2 {
-            self.contested.remove(&frontend);
+            self.contested.remove(&claim);
         }
         holder
     }
@@ -104,42 +161,41 @@ impl Claims {
         &mut self,
         name: &ServiceName,
         asked: Asked,
-        mut before: BTreeMap<Frontend, Option<ServiceName>>,
+        mut before: BTreeMap<Claim, Option<ServiceName>>,
     ) -> BTreeSet<ServiceName> {
-        for frontend in &asked.frontends {
-            before.entry(*frontend).or_insert_with(|| self.holder(frontend).cloned());
+        for (claim, _) in &asked.claims {
+            before.entry(*claim).or_insert_with(|| self.holder(claim).cloned());
         }
-        let new = asked.frontends.clone();
+        let new = asked.claims.clone();
         if !new.is_empty() {
             self.asked.insert(name.clone(), asked);
         }
-        for frontend in new {
-            self.enter_one(name, frontend);
+        for (claim, _) in new {
+            self.enter_one(name, claim);
         }
-        let moved = before.into_iter().filter_map(|(frontend, before)| {
-            let after = self.holder(&frontend).cloned();
+        let moved = before.into_iter().filter_map(|(claim, before)| {
+            let after = self.holder(&claim).cloned();
             (before != after).then_some([before, after])
         });
         moved.flatten().flatten().filter(|other| other != name).collect()
     }
 
-    fn enter_one(&mut self, name: &ServiceName, frontend: Frontend) {
-        let claimants = self.claimants.entry(frontend).or_insert_with(|| Vec::with_capacity(1));
+    fn enter_one(&mut self, name: &ServiceName, claim: Claim) {
+        let claimants = self.claimants.entry(claim).or_insert_with(|| Vec::with_capacity(1));
         let asked = &self.asked;
         let at = claimants.partition_point(|other| age(asked, other) < age(asked, name));
         claimants.insert(at, name.clone());
         if claimants.len() > 1 {
-            self.contested.insert(frontend);
+            self.contested.insert(claim);
         }
     }
 }
 
-fn frontends(wanted: &BTreeMap<ServicePortName, ServicePort>) -> Box<[Frontend]> {
-    let all =
-        wanted.iter().flat_map(|(id, port)| port.frontends.iter().map(|address| (*address, id.protocol)));
-    let mut all: Vec<Frontend> = all.collect();
+fn claims(wanted: &[(PortId, ServicePort)]) -> Box<[(Claim, Part)]> {
+    let all = wanted.iter().flat_map(|(id, port)| port.frontends.iter().map(|one| Claim::of(id, *one)));
+    let mut all: Vec<(Claim, Part)> = all.collect();
     all.sort_unstable();
-    all.dedup();
+    all.dedup_by_key(|(claim, _)| *claim);
     all.into()
 }
 
@@ -157,9 +213,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Family, sample};
+    use crate::desired::port::{Action, Routes};
+    use crate::model::sample;
 
-    type Wanted = BTreeMap<ServicePortName, ServicePort>;
+    type Wanted = Vec<(PortId, ServicePort)>;
 
     #[test]
     fn an_address_that_one_service_asks_for_is_its_own() {
@@ -205,8 +262,8 @@ mod tests {
     #[test]
     fn the_loser_and_the_holder_are_named() {
         let mut claims = Claims::default();
-        claims.update(&sample::name("a"), None, &wanted("a", &[1]));
-        claims.update(&sample::name("b"), None, &wanted("b", &[1]));
+        claims.update(&sample::name("a"), None, &wanted(&[1]));
+        claims.update(&sample::name("b"), None, &wanted(&[1]));
         let said = "Service default/b: spec.clusterIP: \
                     10.96.0.1:80/TCP is taken by Service default/a, which came first";
         assert_eq!(claims.problems().iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
@@ -215,14 +272,37 @@ mod tests {
     #[test]
     fn the_same_port_in_another_protocol_is_another_address() {
         let mut claims = Claims::default();
-        let tcp = wanted("a", &[1]);
-        let udp = wanted("b", &[1])
-            .into_iter()
-            .map(|(id, port)| (ServicePortName { protocol: Protocol::Udp, ..id }, port));
+        let tcp = wanted(&[1]);
+        let udp = wanted(&[1]).into_iter().map(|(id, port)| (PortId { protocol: Protocol::Udp, ..id }, port));
         let udp: Wanted = udp.collect();
         claims.update(&sample::name("a"), None, &tcp);
         claims.update(&sample::name("b"), None, &udp);
-        assert_eq!((claims.settle(tcp.clone()), claims.settle(udp.clone())), (tcp, udp));
+        assert!(claims.problems().is_empty());
+    }
+
+    #[test]
+    fn a_node_port_is_contested_like_an_address() {
+        let mut claims = Claims::default();
+        let mut both = wanted(&[1]);
+        both[0].1.frontends = [Frontend::NodePort(NonZeroU16::MAX)].into();
+        claims.update(&sample::name("a"), None, &both);
+        claims.update(&sample::name("b"), None, &both);
+        let said = "Service default/b: spec.ports: \
+                    node port 65535/TCP (IPv4) is taken by Service default/a, which came first";
+        assert_eq!(claims.problems()[0].to_string(), said);
+        claims.settle(&sample::name("b"), &mut both);
+        assert!(both[0].1.frontends.is_empty());
+    }
+
+    #[test]
+    fn a_cluster_ip_and_an_external_ip_may_contend() {
+        let mut claims = Claims::default();
+        let mut external = wanted(&[1]);
+        let address = external[0].1.frontends[0].address().unwrap();
+        external[0].1.frontends = [Frontend::ExternalIp(address)].into();
+        claims.update(&sample::name("a"), None, &wanted(&[1]));
+        claims.update(&sample::name("b"), None, &external);
+        assert_eq!(claims.problems().len(), 1);
     }
 
     #[test]
@@ -230,7 +310,7 @@ mod tests {
         let mut claims = Claims::default();
         for asked in [&[1, 2][..], &[]] {
             for name in ["a", "b"] {
-                claims.update(&sample::name(name), None, &wanted(name, asked));
+                claims.update(&sample::name(name), None, &wanted(asked));
             }
         }
         let Claims { asked, claimants, contested } = claims;
@@ -244,7 +324,7 @@ mod tests {
             let mut latest: BTreeMap<&str, Wanted> = BTreeMap::new();
             for (name, created, numbers) in steps {
                 let before = outcomes(&claims, &latest);
-                let wanted = wanted(name, &numbers);
+                let wanted = wanted(&numbers);
                 let named = claims.update(&sample::name(name), created, &wanted);
                 latest.insert(name, wanted);
                 prop_assert!(!named.contains(&sample::name(name)));
@@ -260,16 +340,16 @@ mod tests {
             let mut claims = Claims::default();
             let mut last = BTreeMap::new();
             for (name, created, numbers) in steps {
-                claims.update(&sample::name(name), created, &wanted(name, &numbers));
+                claims.update(&sample::name(name), created, &wanted(&numbers));
                 last.insert(name, (created, numbers));
             }
             let mut fresh = Claims::default();
             for (name, (created, numbers)) in last.iter().rev() {
-                fresh.update(&sample::name(name), *created, &wanted(name, numbers));
+                fresh.update(&sample::name(name), *created, &wanted(numbers));
             }
             prop_assert_eq!(claims.problems(), fresh.problems());
             prop_assert_eq!(&claims.contested, &fresh.contested);
-            let latest = last.iter().map(|(name, (_, numbers))| (*name, wanted(name, numbers))).collect();
+            let latest = last.iter().map(|(name, (_, numbers))| (*name, wanted(numbers))).collect();
             prop_assert_eq!(outcomes(&claims, &latest), outcomes(&fresh, &latest));
             let held: Vec<SocketAddr> = outcomes(&claims, &latest).into_values().flatten().collect();
             prop_assert_eq!(held.len(), held.iter().collect::<BTreeSet<_>>().len());
@@ -289,22 +369,34 @@ mod tests {
         claims: &Claims,
         latest: &BTreeMap<&'a str, Wanted>,
     ) -> BTreeMap<&'a str, Vec<SocketAddr>> {
-        let settled = latest.iter().map(|(name, wanted)| (*name, claims.settle(wanted.clone())));
-        settled
-            .map(|(name, ports)| (name, ports.into_values().flat_map(|port| port.frontends).collect()))
-            .collect()
+        let settled = |(name, wanted): (&&'a str, &Wanted)| {
+            let mut wanted = wanted.clone();
+            claims.settle(&sample::name(name), &mut wanted);
+            let held = wanted.into_iter().flat_map(|(_, port)| port.frontends);
+            (*name, held.filter_map(Frontend::address).collect())
+        };
+        latest.iter().map(settled).collect()
     }
 
     /// Each number stands for the address 10.96.0.number:80.
-    fn wanted(name: &str, numbers: &[u8]) -> Wanted {
+    fn wanted(numbers: &[u8]) -> Wanted {
         let port = |number: &u8| {
-            let service = sample::name(name);
-            let port = number.to_string().into();
-            let id = ServicePortName { service, port, protocol: Protocol::Tcp, family: Family::V4 };
-            let frontends = vec![SocketAddr::from(([10, 96, 0, *number], 80))];
-            (id, ServicePort { frontends, ..ServicePort::default() })
+            let id = PortId { port: number.to_string().into(), protocol: Protocol::Tcp, family: Family::V4 };
+            let refused = Routes { pod: Action::Reject, node: Action::Reject, outside: Action::Reject };
+            let port = ServicePort {
+                frontends: [Frontend::ClusterIp(SocketAddr::from(([10, 96, 0, *number], 80)))].into(),
+                internal: refused,
+                external: refused,
+                sources: None,
+                affinity: None,
+                endpoints: Box::default(),
+            };
+            (id, port)
         };
-        numbers.iter().map(port).collect()
+        let mut all: Wanted = numbers.iter().map(port).collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all.dedup_by(|(a, _), (b, _)| a == b);
+        all
     }
 
     /// Takes the steps one after the other, then looks at who holds what.
@@ -312,7 +404,7 @@ mod tests {
         let mut claims = Claims::default();
         let mut latest = BTreeMap::new();
         for (name, created, numbers) in steps {
-            let wanted = wanted(name, numbers);
+            let wanted = wanted(numbers);
             claims.update(&sample::name(name), *created, &wanted);
             latest.insert(*name, wanted);
         }

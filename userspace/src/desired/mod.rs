@@ -1,199 +1,234 @@
-//! What this node should do for each service port: which addresses answer, who gets new flows, whose flows
-//! may stay.
+//! What this node should do for each service port: which addresses answer, what becomes of a flow from where, who gets
+//! it, whose flows may stay.
 //!
-//! Pure, and computed from scratch for one Service at a time: the answer depends on the facts, never on what
-//! was desired before. [`Claims`] is the exception, an index over all Services, because two of them may ask
-//! for one address.
+//! Pure. [`of_service`] is the meaning of one Service and depends on nothing but the facts and the [`Context`].
+//! [`Desired`] keeps the outcome of all and follows changes: one changed slice touches only its Service, and those
+//! that contend with it for an address.
 
 #![forbid(unsafe_code)]
 
 pub mod claims;
+pub mod context;
 pub mod endpoints;
+pub mod explain;
+mod frontends;
+pub mod port;
+pub mod routes;
+pub mod settings;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
 
-use crate::model::{self, Cluster, Family, Service, ServiceName, ServicePortName};
+use crate::model::{self, Cluster, Family, Policy, Problem, Protocol, Service, ServiceName, ServicePortName};
 
-pub use claims::Claims;
-pub use endpoints::{Endpoints, of_port, select};
+use self::claims::Claims;
+use self::endpoints::{Candidate, Chosen, Needs};
+use self::routes::{Lists, Sources};
 
-/// What this node does for one service port in one family.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Addresses that answer, sorted.
-    pub frontends: Vec<SocketAddr>,
-    /// Who gets new flows; sorted, each once.
-    pub endpoints: Vec<SocketAddr>,
-    /// Who gets no new flows but still serves those that are there; sorted, each once.
-    pub draining: Vec<SocketAddr>,
+pub use context::{Context, FamilyContext, NodePorts, Pods};
+pub use port::{Action, Endpoint, Frontend, List, Masquerade, Routes, ServicePort, Uses};
+pub use settings::{Detector, NodePortAddress, Settings};
+
+/// One port of a Service in one family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortId {
+    /// Its name; empty for an unnamed one.
+    pub port: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The family of its addresses and endpoints.
+    pub family: Family,
 }
 
 /// What this node does for one Service; nothing, if it is gone or skipped.
-pub fn for_service(cluster: &Cluster, name: &ServiceName) -> BTreeMap<ServicePortName, ServicePort> {
-    let mut wanted = BTreeMap::new();
-    let Some(service) = cluster.service(name) else { return wanted };
-    let Service { name: _, created: _, addresses, ports } = service;
-    for port in ports {
-        let model::ServicePort { name: port_name, protocol, port: number } = port;
-        for address in addresses {
-            let family = Family::of(*address);
-            let service = name.clone();
-            let id = ServicePortName { service, port: port_name.clone(), protocol: *protocol, family };
-            let Endpoints { endpoints, draining } = select(&of_port(cluster.slices(name), &id));
-            let frontends = vec![SocketAddr::new(*address, number.get())];
-            wanted.insert(id, ServicePort { frontends, endpoints, draining });
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its ports, sorted.
+    pub ports: Box<[(PortId, ServicePort)]>,
+    /// What load balancers are told, at most one a family.
+    pub health_checks: Box<[HealthCheck]>,
+}
+
+/// What a load balancer is told that asks whether this node has endpoints of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The family of the addresses at which it may ask.
+    pub family: Family,
+    /// The port at which it asks (TCP).
+    pub port: NonZeroU16,
+    /// Distinct addresses of ready endpoints on this node, over all ports. Those that terminate do not count, though
+    /// they may still get flows: the load balancer must turn away in time (KEP-1669).
+    pub local_endpoints: usize,
+}
+
+/// The outcome for all Services, kept up to date.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    context: Context,
+    services: BTreeMap<ServiceName, Outcome>,
+    claims: Claims,
+}
+
+impl PortId {
+    /// The name of this port of a Service.
+    pub fn of(&self, service: &ServiceName) -> ServicePortName {
+        let Self { port, protocol, family } = self;
+        ServicePortName { service: service.clone(), port: port.clone(), protocol: *protocol, family: *family }
+    }
+}
+
+impl Desired {
+    /// Nothing yet, in this context.
+    pub fn new(context: Context) -> Self {
+        Self { context, ..Self::default() }
+    }
+
+    /// The context it is computed in.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The outcome for one Service.
+    pub fn service(&self, name: &ServiceName) -> Option<&Outcome> {
+        self.services.get(name)
+    }
+
+    /// Every Service that has an outcome, in order.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &Outcome)> {
+        self.services.iter()
+    }
+
+    /// Addresses that Services ask for and do not get.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.claims.problems()
+    }
+
+    /// Computes everything anew if the context is another one. Returns the Services whose outcome changed.
+    pub fn set_context(&mut self, context: Context, cluster: &Cluster) -> BTreeSet<ServiceName> {
+        if self.context == context {
+            return BTreeSet::new();
+        }
+        self.context = context;
+        let all = cluster.names().chain(self.services.keys()).cloned().collect();
+        self.update(cluster, all)
+    }
+
+    /// Computes some Services anew, and those that contend with them for an address. Returns those whose outcome
+    /// changed.
+    pub fn update(&mut self, cluster: &Cluster, mut names: BTreeSet<ServiceName>) -> BTreeSet<ServiceName> {
+        let mut changed = BTreeSet::new();
+        while let Some(name) = names.pop_first() {
+            let mut outcome = of_service(cluster, &self.context, &name);
+            let created = cluster.service(&name).and_then(|service| service.created.as_deref());
+            // Those named in return ask for what they asked for before, so this comes to an end.
+            names.extend(self.claims.update(&name, created, &outcome.ports));
+            self.claims.settle(&name, &mut outcome.ports);
+            if self.put(&name, outcome) {
+                changed.insert(name);
+            }
+        }
+        changed
+    }
+
+    fn put(&mut self, name: &ServiceName, outcome: Outcome) -> bool {
+        if outcome == Outcome::default() {
+            return self.services.remove(name).is_some();
+        }
+        if self.services.get(name) == Some(&outcome) {
+            return false;
+        }
+        self.services.insert(name.clone(), outcome);
+        true
+    }
+}
+
+/// What this node does for one Service if nobody contends with it for an address.
+pub fn of_service(cluster: &Cluster, context: &Context, name: &ServiceName) -> Outcome {
+    let Some(service) = cluster.service(name) else { return Outcome::default() };
+    let mut ports = Vec::with_capacity(service.ports.len() * service.addresses.len());
+    let mut ready_here: BTreeSet<IpAddr> = BTreeSet::new();
+    for address in &service.addresses {
+        let family = Family::of(*address);
+        for port in &service.ports {
+            let id = PortId { port: port.name.clone(), protocol: port.protocol, family };
+            let candidates = endpoints::candidates(cluster.slices(name), &id.of(name));
+            let needs = needs(service, port, family);
+            let chosen = endpoints::choose(&candidates, needs, context);
+            if service.external.is_some() {
+                ready_here.extend(ready_on(&candidates, &chosen));
+            }
+            ports.push((id, service_port(service, port, *address, context, (&candidates, chosen))));
         }
     }
-    wanted
+    ports.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    Outcome { ports: ports.into(), health_checks: health_checks(service, &ready_here) }
+}
+
+fn service_port(
+    service: &Service,
+    port: &model::ServicePort,
+    address: IpAddr,
+    context: &Context,
+    (candidates, chosen): (&[Candidate<'_>], Chosen),
+) -> ServicePort {
+    let family = Family::of(address);
+    let lists = Lists {
+        cluster: chosen.uses.iter().any(|uses| uses.cluster),
+        local: chosen.uses.iter().any(|uses| uses.local),
+        reachable: chosen.reachable,
+    };
+    let sources =
+        Sources { pods_known: context.family(family).pods.is_some(), masquerade_all: context.masquerade_all };
+    ServicePort {
+        frontends: frontends::frontends(service, port, address, context.external_ips),
+        internal: routes::internal(service.internal_policy, lists, sources),
+        external: routes::external(service.external_policy, lists, sources),
+        sources: frontends::sources(service, family, context.family(family).primary),
+        affinity: service.affinity,
+        endpoints: kept(candidates, &chosen.uses),
+    }
+}
+
+/// Which lists a port uses. Addresses for outside need the cluster's even with a local policy, for traffic from
+/// inside.
+pub(crate) fn needs(service: &Service, port: &model::ServicePort, family: Family) -> Needs {
+    let external = port.node_port.is_some() || frontends::has_external_address(service, family);
+    Needs {
+        cluster: service.internal_policy != Policy::Local || external,
+        local: service.internal_policy == Policy::Local
+            || (service.external_policy == Policy::Local && external),
+    }
+}
+
+/// Those in a list, and those that can still serve flows which they have.
+fn kept(candidates: &[Candidate<'_>], uses: &[Uses]) -> Box<[Endpoint]> {
+    let both = candidates.iter().zip(uses);
+    let serve = both.filter(|(one, uses)| {
+        uses.cluster || uses.local || one.conditions.ready() || one.conditions.serving()
+    });
+    serve.map(|(one, uses)| Endpoint { address: one.address, uses: *uses }).collect()
+}
+
+fn ready_on<'a>(candidates: &'a [Candidate<'_>], chosen: &'a Chosen) -> impl Iterator<Item = IpAddr> {
+    let both = candidates.iter().zip(&chosen.uses);
+    both.filter(|(one, uses)| uses.here && one.conditions.ready()).map(|(one, _)| one.address.ip())
+}
+
+fn health_checks(service: &Service, ready_here: &BTreeSet<IpAddr>) -> Box<[HealthCheck]> {
+    let Some(port) = service.external.as_ref().and_then(|external| external.health_check_port) else {
+        return Box::default();
+    };
+    let check = |family| HealthCheck {
+        family,
+        port,
+        local_endpoints: ready_here.iter().filter(|address| Family::of(**address) == family).count(),
+    };
+    let mut families: Vec<Family> = service.addresses.iter().copied().map(Family::of).collect();
+    families.sort_unstable();
+    families.into_iter().map(check).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
-    use crate::model::{Change, Kind};
-
-    #[test]
-    fn each_port_has_its_own_endpoints() {
-        check(
-            &[
-                apply_service(service("web", "10.96.0.10", "http:80 admin:81")),
-                apply_slice(slice("web-1", "web", "http:8080 admin:9090", "10.1.0.5 10.1.0.6")),
-            ],
-            "admin/TCP/IPv4 10.96.0.10:81 -> 10.1.0.5:9090 10.1.0.6:9090\n\
-             http/TCP/IPv4 10.96.0.10:80 -> 10.1.0.5:8080 10.1.0.6:8080",
-        );
-    }
-
-    #[test]
-    fn each_family_has_its_own_endpoints() {
-        check(
-            &[
-                apply_service(service("web", "fd00::10 10.96.0.10", ":80")),
-                apply_slice(slice("web-1", "web", ":8080", "10.1.0.5")),
-                apply_slice(slice("web-2", "web", ":8080", "fd00::5 fd00::6=st")),
-            ],
-            "/TCP/IPv4 10.96.0.10:80 -> 10.1.0.5:8080\n\
-             /TCP/IPv6 [fd00::10]:80 -> [fd00::5]:8080 draining [fd00::6]:8080",
-        );
-    }
-
-    #[test]
-    fn a_family_without_an_address_is_not_served() {
-        check(
-            &[
-                apply_service(service("web", "10.96.0.10", ":80")),
-                apply_slice(slice("web-2", "web", ":8080", "fd00::5")),
-            ],
-            "/TCP/IPv4 10.96.0.10:80 ->",
-        );
-    }
-
-    #[test]
-    fn a_service_without_slices_still_answers_for_its_address() {
-        check(&[apply_service(service("web", "10.96.0.10", "dns:53/UDP"))], "dns/UDP/IPv4 10.96.0.10:53 ->");
-    }
-
-    #[test]
-    fn slices_without_a_service_do_nothing() {
-        check(&[apply_slice(slice("web-1", "web", ":80", "10.1.0.5"))], "");
-    }
-
-    #[test]
-    fn slices_wait_for_their_service() {
-        check(
-            &[
-                apply_slice(slice("web-1", "web", ":80", "10.1.0.5")),
-                apply_service(service("web", "10.96.0.10", ":80")),
-            ],
-            "/TCP/IPv4 10.96.0.10:80 -> 10.1.0.5:80",
-        );
-    }
-
-    #[test]
-    fn slices_of_other_services_are_not_mixed_in() {
-        check(
-            &[
-                apply_service(service("web", "10.96.0.10", ":80")),
-                apply_slice(slice("other-1", "other", ":80", "10.1.0.5")),
-            ],
-            "/TCP/IPv4 10.96.0.10:80 ->",
-        );
-    }
-
-    #[test]
-    fn a_renamed_port_finds_the_slices_of_its_new_name() {
-        let slices = [
-            apply_service(service("web", "10.96.0.10", "old:80")),
-            apply_slice(slice("web-1", "web", "old:8080 new:9090", "10.1.0.5")),
-            apply_service(service("web", "10.96.0.10", "new:80")),
-        ];
-        check(&slices, "new/TCP/IPv4 10.96.0.10:80 -> 10.1.0.5:9090");
-    }
-
-    #[test]
-    fn a_removed_port_leaves_the_other() {
-        let slices = [
-            apply_service(service("web", "10.96.0.10", "a:80 b:81")),
-            apply_slice(slice("web-1", "web", "a:80 b:81", "10.1.0.5")),
-            apply_service(service("web", "10.96.0.10", "b:81")),
-        ];
-        check(&slices, "b/TCP/IPv4 10.96.0.10:81 -> 10.1.0.5:81");
-    }
-
-    #[test]
-    fn an_endpoint_goes_from_ready_to_terminating_to_gone() {
-        let mut changes = vec![apply_service(service("web", "10.96.0.10", ":80"))];
-        for (endpoints, outcome) in [
-            ("10.1.0.5 10.1.0.6", "-> 10.1.0.5:80 10.1.0.6:80"),
-            ("10.1.0.5 10.1.0.6=st", "-> 10.1.0.5:80 draining 10.1.0.6:80"),
-            ("10.1.0.5 10.1.0.6=t", "-> 10.1.0.5:80"),
-            ("10.1.0.5", "-> 10.1.0.5:80"),
-            ("10.1.0.5=st", "-> 10.1.0.5:80"),
-            ("", "->"),
-        ] {
-            changes.push(apply_slice(slice("web-1", "web", ":80", endpoints)));
-            check(&changes, &format!("/TCP/IPv4 10.96.0.10:80 {outcome}"));
-        }
-    }
-
-    #[test]
-    fn one_of_two_slices_may_go() {
-        let changes = [
-            apply_service(service("web", "10.96.0.10", ":80")),
-            apply_slice(slice("web-1", "web", ":80", "10.1.0.5")),
-            apply_slice(slice("web-2", "web", ":80", "10.1.0.6")),
-            delete(Kind::EndpointSlice, "web-1"),
-        ];
-        check(&changes, "/TCP/IPv4 10.96.0.10:80 -> 10.1.0.6:80");
-    }
-
-    #[test]
-    fn a_service_that_is_gone_wants_nothing() {
-        let changes = [
-            apply_service(service("web", "10.96.0.10", ":80")),
-            apply_slice(slice("web-1", "web", ":80", "10.1.0.5")),
-            delete(Kind::Service, "web"),
-        ];
-        check(&changes, "");
-    }
-
-    fn check(changes: &[Change], outcome: &str) {
-        let mut cluster = Cluster::default();
-        changes.iter().for_each(|change| cluster.take(change.clone()));
-        let lines: Vec<String> = for_service(&cluster, &name("web")).iter().map(render).collect();
-        assert_eq!(lines.join("\n"), outcome, "{changes:?}");
-    }
-
-    fn render((id, port): (&ServicePortName, &ServicePort)) -> String {
-        let ServicePort { frontends, endpoints, draining } = port;
-        let words = |list: &[SocketAddr]| list.iter().map(|one| format!(" {one}")).collect::<String>();
-        let mut line =
-            format!("{}/{}/{}{} ->{}", id.port, id.protocol, id.family, words(frontends), words(endpoints));
-        if !draining.is_empty() {
-            line += &format!(" draining{}", words(draining));
-        }
-        line
-    }
-}
+mod tests;

@@ -1,0 +1,136 @@
+//! What this node does for one service port in one family: the value that every dataplane is computed from.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
+
+use ipnet::IpNet;
+
+/// What this node does for one service port in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Addresses that answer, sorted, each once.
+    pub frontends: Box<[Frontend]>,
+    /// What becomes of a new flow to the ClusterIP.
+    pub internal: Routes,
+    /// What becomes of a new flow to any other address.
+    pub external: Routes,
+    /// The only sources whose flows to a LoadBalancer address are let in; all others are dropped, whatever `external`
+    /// says. `None`: everybody is let in. Sorted.
+    pub sources: Option<Box<[IpNet]>>,
+    /// For how many seconds after its last new flow a client gets the same endpoint. `None`: each flow is spread.
+    pub affinity: Option<NonZeroU32>,
+    /// Endpoints that get new flows or keep those they have; sorted by address, each once.
+    pub endpoints: Box<[Endpoint]>,
+}
+
+/// One address of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Frontend {
+    /// The ClusterIP.
+    ClusterIp(SocketAddr),
+    /// This port, at whichever of the node's addresses accept NodePorts.
+    NodePort(NonZeroU16),
+    /// One of `spec.externalIPs`.
+    ExternalIp(SocketAddr),
+    /// An ingress address of the load balancer.
+    LoadBalancer(SocketAddr),
+}
+
+/// What becomes of a new flow, by where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// From a pod, as the local-traffic detector sees it. Without a detector the same as `outside`.
+    pub pod: Action,
+    /// From an address of this node.
+    pub node: Action,
+    /// From anywhere else.
+    pub outside: Action,
+}
+
+/// What becomes of one new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to one of this list, which is not empty, chosen uniformly.
+    Forward(List, Masquerade),
+    /// It is answered as unreachable: nobody serves.
+    Reject,
+    /// It vanishes, so that its sender tries elsewhere: others serve, but not here.
+    Drop,
+}
+
+/// Lists of endpoints that a service port can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum List {
+    /// Endpoints of the whole cluster, as far as topology hints let them be used here.
+    Cluster,
+    /// Endpoints on this node.
+    Local,
+}
+
+/// When the source of a forwarded flow becomes an address of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Masquerade {
+    /// Only if the chosen endpoint is the source itself.
+    Hairpin,
+    /// Always.
+    Always,
+}
+
+/// One endpoint, and what it is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it is used for.
+    pub uses: Uses,
+}
+
+/// What an endpoint is used for. In no list: it gets no new flows, but still serves those it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uses {
+    /// It is in [`List::Cluster`].
+    pub cluster: bool,
+    /// It is in [`List::Local`].
+    pub local: bool,
+    /// It is on this node.
+    pub here: bool,
+}
+
+impl ServicePort {
+    /// The endpoints of a list, sorted.
+    pub fn list(&self, list: List) -> impl Iterator<Item = SocketAddr> {
+        self.endpoints.iter().filter(move |endpoint| endpoint.uses.is_in(list)).map(|one| one.address)
+    }
+}
+
+impl Uses {
+    /// Whether it is in this list.
+    pub const fn is_in(self, list: List) -> bool {
+        match list {
+            List::Cluster => self.cluster,
+            List::Local => self.local,
+        }
+    }
+}
+
+impl Frontend {
+    /// Its address, unless it is a port of every address.
+    pub const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::ClusterIp(address) | Self::ExternalIp(address) | Self::LoadBalancer(address) => {
+                Some(address)
+            }
+            Self::NodePort(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_and_a_frontend_stay_small() {
+        assert!(size_of::<Endpoint>() <= 36 && size_of::<Frontend>() <= 36, "there may be very many");
+    }
+}

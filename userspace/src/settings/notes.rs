@@ -1,0 +1,143 @@
+//! What an operator should know of a configuration that is valid: values without a meaning here, and values that
+//! hardly can be meant.
+
+use ipnet::IpNet;
+
+use super::fields::{FIELDS, FLAGS, Field, Stance};
+use super::gates;
+use super::merge::{Fields, Flags, Mode, Origin, default};
+use super::value::Value;
+use crate::desired::settings::{Detector, NodePortAddress, Settings};
+use crate::model::Family;
+
+/// Values that change nothing here, one line each, with what happens instead.
+pub(super) fn notes(fields: &Fields, flags: &Flags, settings: &Settings) -> Vec<String> {
+    let ignored = FIELDS.iter().filter_map(|field| ignored(field, fields));
+    let mut lines: Vec<String> = ignored
+        .chain(FLAGS.iter().filter_map(|flag| {
+            let Stance::Instead(instead) = flag.stance else { return None };
+            flags.get(flag.name).map(|value| format!("--{}={}: {instead}", flag.name, plain(value)))
+        }))
+        .collect();
+    lines.extend(gates_in_vain(fields));
+    if settings.node_port_addresses.is_empty() {
+        lines.push("nodePortAddresses is empty: every address of the node accepts NodePorts".to_owned());
+    }
+    if (Detector::ClusterCidr { v4: None, v6: None }) == settings.detector {
+        lines.push(
+            "clusterCIDR is empty with detectLocalMode ClusterCIDR: traffic from pods is not told from other traffic"
+                .to_owned(),
+        );
+    }
+    lines
+}
+
+/// What is probably a mistake.
+pub(super) fn warnings(fields: &Fields, settings: &Settings) -> Vec<String> {
+    let mut lines = Vec::new();
+    for name in fields.gates().keys().filter(|name| !gates::is_known(name)) {
+        lines.push(format!("featureGates.{name}: this gate is not known; it changes nothing"));
+    }
+    lines.extend(one_family_only(settings));
+    lines.extend(other_family(settings));
+    lines
+}
+
+fn ignored(field: &Field, fields: &Fields) -> Option<String> {
+    let Stance::Instead(instead) = field.stance else { return None };
+    let entry = fields.entries.get(field.path)?;
+    // What a flag of its own did is told with that flag.
+    let told = |name| FLAGS.iter().any(|flag| Origin::Flag(flag.name) == name);
+    if usual(field, &entry.value) || entry.origin == Origin::Default || told(entry.origin) {
+        return None;
+    }
+    let shown = plain(&entry.value);
+    let shown = if shown.is_empty() { "\"\"" } else { &shown };
+    Some(format!("{}: {shown} ({}): {instead}", field.path, entry.origin))
+}
+
+/// Whether it is what kube-proxy has by itself.
+fn usual(field: &Field, value: &Value) -> bool {
+    let filled = field.path == "mode" && *value == Value::Text(Mode::IpTables.section().to_owned());
+    filled || default(field).value == *value
+}
+
+fn plain(value: &Value) -> String {
+    if let Value::Text(text) = value { text.clone() } else { value.to_string() }
+}
+
+/// All gates that are set and known, but one, in one line.
+fn gates_in_vain(fields: &Fields) -> Option<String> {
+    let gates = fields.gates();
+    let names: Vec<&str> = gates
+        .keys()
+        .map(String::as_str)
+        .filter(|name| *name != gates::EXTERNAL_IPS && gates::is_known(name))
+        .collect();
+    (!names.is_empty()).then(|| format!("featureGates: {} change nothing here", names.join(", ")))
+}
+
+fn name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+fn of(net: &IpNet) -> Family {
+    match net {
+        IpNet::V4(_) => Family::V4,
+        IpNet::V6(_) => Family::V6,
+    }
+}
+
+fn other(family: Family) -> Family {
+    match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}
+
+/// The family of all ranges, if it is the same.
+fn single(nets: &[IpNet]) -> Option<Family> {
+    let first = nets.first().map(of)?;
+    nets.iter().all(|net| of(net) == first).then_some(first)
+}
+
+fn pods(settings: &Settings) -> Vec<IpNet> {
+    let Detector::ClusterCidr { v4, v6 } = &settings.detector else { return Vec::new() };
+    v4.map(IpNet::V4).into_iter().chain(v6.map(IpNet::V6)).collect()
+}
+
+/// Ranges of one family open the node's addresses of the other.
+fn one_family_only(settings: &Settings) -> Option<String> {
+    let mut nets = Vec::new();
+    for entry in &settings.node_port_addresses {
+        match entry {
+            NodePortAddress::Cidr(net) => nets.push(*net),
+            NodePortAddress::Primary | NodePortAddress::Localhost | NodePortAddress::All => return None,
+        }
+    }
+    let family = single(&nets)?;
+    let dual = pods(settings).len() == 2;
+    let wrong = settings.bind_address.is_some_and(|address| address.is_ipv6() != (family == Family::V6));
+    (dual || wrong).then(|| {
+        let (has, lacks) = (name(family), name(other(family)));
+        let why = if dual { "clusterCIDR is dual-stack" } else { "bindAddress is of the other family" };
+        format!(
+            "{why}, but nodePortAddresses contains only {has} addresses; NodePort connections will be accepted on \
+             all local {lacks} addresses"
+        )
+    })
+}
+
+/// Pods of another family than the one bindAddress makes first.
+fn other_family(settings: &Settings) -> Option<String> {
+    let first = if settings.bind_address?.is_ipv6() { Family::V6 } else { Family::V4 };
+    let found = single(&pods(settings)).filter(|family| *family != first)?;
+    Some(format!(
+        "bindAddress makes {} first, but clusterCIDR contains only {} addresses",
+        name(first),
+        name(found)
+    ))
+}
