@@ -93,7 +93,7 @@ pub struct BackendRow {
     pub family: String,
     /// Address and port.
     pub endpoint: String,
-    /// `active` or `draining`.
+    /// `active` or `kept`.
     pub state: String,
     /// Its number in the kernel.
     pub id: u32,

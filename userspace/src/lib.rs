@@ -13,4 +13,5 @@ pub mod privilege;
 pub mod reconcile;
 pub mod run;
 pub mod serve;
+pub mod settings;
 pub mod source;

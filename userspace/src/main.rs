@@ -1,10 +1,15 @@
 //! The `sluice` binary: arguments, logging, one verb, an exit code.
 
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
-use sluice::config::{self, LogFormat, Refused, Run, Verb};
-use sluice::{inspect, run};
+use anyhow::Context;
+use sluice::config::{self, Form, Refused, Run, Task};
+use sluice::settings::print::{self, Own};
+use sluice::settings::{Detail, Effective, LogFormat};
+use sluice::{inspect, privilege, run, source};
+use tracing::{info, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -18,7 +23,7 @@ const NOT_SYNCED: u8 = 3;
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line answers here")]
 fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
-        Ok(cli) => dispatch(cli.verb).unwrap_or_else(|error| {
+        Ok(task) => dispatch(task).unwrap_or_else(|error| {
             eprintln!("sluice: {error:#}");
             ExitCode::FAILURE
         }),
@@ -36,38 +41,110 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
-    match verb {
-        Verb::Run(flags) => daemon(&flags)?,
-        Verb::Status(flags) => {
+fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Run(flags, effective) => daemon(&flags, &effective)?,
+        Task::PrintConfig(effective, own, form) => print_config(&effective, &own, form)?,
+        Task::WriteConfig(path, effective) => write_config(&path, &effective)?,
+        Task::InitOnly => init_only(),
+        Task::Status(flags) => {
             let synced = inspect::status::run(&flags.socket.socket, &flags.pins.path(), flags.output)?;
             return Ok(if synced { ExitCode::SUCCESS } else { ExitCode::from(NOT_SYNCED) });
         }
-        Verb::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
-        Verb::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
-        Verb::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
+        Task::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
+        Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
+        Task::Plan(flags, effective) => return dry_run(&flags, *effective),
+        Task::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn daemon(flags: &Run) -> anyhow::Result<()> {
-    let level = match flags.verbosity {
-        0 => LevelFilter::INFO,
-        1 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
-    };
-    // The client reports every failed request as an error, though it is tried again; the watches say it better.
-    let filter = Targets::new().with_default(level).with_target("kube_client", level.min(LevelFilter::OFF));
-    let colour = std::io::stderr().is_terminal();
-    let layer = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
-    match flags.log_format {
-        LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).init(),
-        LogFormat::Json => tracing_subscriber::registry().with(layer.json().with_filter(filter)).init(),
+/// Fails only if asked to: a plan with problems is a plan.
+#[expect(clippy::print_stderr, reason = "standard output is the plan's")]
+fn dry_run(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> {
+    for warning in &effective.warnings {
+        eprintln!("sluice: configuration: {warning}");
     }
+    let objects = match &flags.source {
+        Some(folder) => {
+            source::folder::once(folder).with_context(|| format!("--source {}", folder.display()))?
+        }
+        None => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(inspect::plan::fetch(&effective))?,
+    };
+    let question = inspect::plan::Question {
+        node: effective.node,
+        addresses: flags.node_address.clone(),
+        settings: effective.settings,
+        explain: flags.explain,
+    };
+    let well = inspect::plan::show(&inspect::plan::plan(&question, objects), flags.output)?;
+    Ok(if well || !flags.strict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::print_stdout, reason = "printing is what was asked for")]
+fn print_config(effective: &Effective, own: &[Own], form: Form) -> anyhow::Result<()> {
+    match form {
+        Form::Table => print!("{}", print::table(effective, own)),
+        Form::Json => println!("{}", serde_json::to_string_pretty(&print::json(effective, own))?),
+        Form::Yaml => print!("{}", serde_norway::to_string(&print::json(effective, own))?),
+    }
+    Ok(())
+}
+
+fn write_config(path: &Path, effective: &Effective) -> anyhow::Result<()> {
+    let text = serde_norway::to_string(&print::file(&effective.fields))?;
+    std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to a question")]
+fn init_only() {
+    println!("nothing to prepare: the daemon needs its capabilities all the time and does everything itself");
+}
+
+fn daemon(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
+    start_logging(effective);
+    for warning in &effective.warnings {
+        warn!("configuration: {warning}");
+    }
+    for note in &effective.notes {
+        info!("configuration: {note}");
+    }
+    set_oom_score(effective);
     // Two threads: one for the loop, one for whatever else; the work is small and the node belongs to others.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?
-        .block_on(run::run(flags))
+        .block_on(run::run(flags, effective))
+}
+
+/// Nobody need act when the default could not be had.
+fn set_oom_score(effective: &Effective) {
+    let score = effective.oom_score_adj;
+    match privilege::set_oom_score(score) {
+        Ok(()) => {}
+        Err(error) if effective.is_default("oomScoreAdj") => {
+            info!(%error, score, "could not set oom_score_adj")
+        }
+        Err(error) => warn!(%error, score, "could not set oom_score_adj"),
+    }
+}
+
+fn start_logging(effective: &Effective) {
+    let level = match effective.detail {
+        Detail::Operator => LevelFilter::INFO,
+        Detail::Debug => LevelFilter::DEBUG,
+        Detail::Trace => LevelFilter::TRACE,
+    };
+    // The client reports every failed request as an error, though it is tried again; the watches say it better.
+    let filter = Targets::new().with_default(level).with_target("kube_client", level.min(LevelFilter::OFF));
+    let colour = std::io::stderr().is_terminal();
+    let layer = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
+    match effective.log_format {
+        LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).init(),
+        LogFormat::Json => tracing_subscriber::registry().with(layer.json().with_filter(filter)).init(),
+    }
 }

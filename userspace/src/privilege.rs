@@ -1,6 +1,6 @@
-//! What the daemon needs of the kernel, said before it is missed.
+//! What the daemon needs of the kernel, said before it is missed; and its place when memory runs out.
 
-use std::fs;
+use std::{fs, io};
 
 /// A capability, by number and by name (include/uapi/linux/capability.h).
 struct Capability {
@@ -25,6 +25,15 @@ const SYS_ADMIN: u32 = 21;
 pub fn missing() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     effective(&status).map(missing_in).unwrap_or_default()
+}
+
+/// How readily the kernel ends this process when memory runs out; a lower score than before needs CAP_SYS_RESOURCE.
+pub fn set_oom_score(score: i32) -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    if fs::read_to_string(FILE)?.trim() == score.to_string() {
+        return Ok(());
+    }
+    fs::write(FILE, score.to_string())
 }
 
 /// The effective set, from /proc/self/status.

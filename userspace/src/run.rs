@@ -14,14 +14,15 @@ use tracing::{error, info};
 use crate::backend::ebpf::{Ebpf, Settings};
 use crate::config::Run;
 use crate::reconcile::{Inputs, Reconciler};
+use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
 use crate::{privilege, serve};
 
 /// How long a connection to the API server may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs the daemon until a signal ends it. What is installed stays in force.
-pub async fn run(flags: &Run) -> anyhow::Result<()> {
+/// Runs the daemon until a signal or a change of its configuration ends it. What is installed stays in force.
+pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let backend = open(flags)?;
@@ -31,25 +32,41 @@ pub async fn run(flags: &Run) -> anyhow::Result<()> {
     let listener = serve::listen(&flags.socket.socket)
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
     tokio::spawn(serve::serve(listener, ask));
-    let source = start_source(flags, changes).await?;
-    info!(version = env!("CARGO_PKG_VERSION"), node = flags.node(), source, "started");
+    let source = start_source(flags, effective, changes).await?;
+    info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let mut reconciler = tokio::spawn(Reconciler::new(backend, source).run(inputs));
+    let mut running = tokio::spawn(reconciler(backend, source, effective).run(inputs));
     let [terminate, interrupt] = &mut signals;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        ended = &mut reconciler => {
+    let asked = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = reconfigured(effective) => false,
+        ended = &mut running => {
             error!(?ended, "the loop ended by itself");
             bail!("the loop ended by itself");
         }
-    }
+    };
     info!("ending; programs and maps stay in force");
     let _ = end.send(());
-    reconciler.await.context("the loop failed while ending")?;
+    running.await.context("the loop failed while ending")?;
     // It may be gone already, with the directory it was in.
     let _ = std::fs::remove_file(&flags.socket.socket);
-    Ok(())
+    if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
+}
+
+fn reconciler(backend: Ebpf, source: String, effective: &Effective) -> Reconciler<Ebpf> {
+    Reconciler::new(backend, source, effective.settings.clone(), &effective.node)
+}
+
+/// Ends when the configuration file holds something else; never if there is none.
+async fn reconfigured(effective: &Effective) {
+    match &effective.file {
+        Some(file) => {
+            watch::changed(file).await;
+            error!(file = %file.path.display(), "configuration changed; restarting to take it");
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn open(flags: &Run) -> anyhow::Result<Ebpf> {
@@ -68,26 +85,48 @@ fn open(flags: &Run) -> anyhow::Result<Ebpf> {
     Ok(Ebpf::open(&settings)?)
 }
 
-async fn start_source(flags: &Run, changes: source::Changes) -> anyhow::Result<String> {
+async fn start_source(
+    flags: &Run,
+    effective: &Effective,
+    changes: source::Changes,
+) -> anyhow::Result<String> {
     if let Some(directory) = &flags.source {
         tokio::spawn(source::folder::follow(directory.clone(), changes));
         return Ok(format!("folder {}", directory.display()));
     }
-    let mut config = match &flags.kubeconfig {
-        Some(path) => {
+    let config = client_config(effective).await?;
+    let name = format!("API server {}", config.cluster_url);
+    let (client, node) = (Client::try_from(config)?, effective.node.clone());
+    tokio::spawn(async move { source::watch::follow(client, &node, changes).await });
+    Ok(name)
+}
+
+/// How to reach the API server. `--master` counts before the address in the kubeconfig; without both, this is a pod.
+pub async fn client_config(effective: &Effective) -> anyhow::Result<Config> {
+    let mut config = match (&effective.kubeconfig, &effective.master) {
+        (Some(path), _) => {
             let file =
                 Kubeconfig::read_from(path).with_context(|| format!("could not read {}", path.display()))?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
-        None => Config::incluster().context(
+        (None, Some(master)) => {
+            Config::new(address(master).parse().with_context(|| format!("--master {master}"))?)
+        }
+        (None, None) => Config::incluster().context(
             "this is not a pod with a service account; name a source with --source or --kubeconfig",
         )?,
     };
+    if let Some(master) = &effective.master {
+        config.cluster_url = address(master).parse().with_context(|| format!("--master {master}"))?;
+    }
     // Shorter than the time after which a silent watch counts as well again.
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    let name = format!("API server {}", config.cluster_url);
-    tokio::spawn(source::watch::follow(Client::try_from(config)?, changes));
-    Ok(name)
+    Ok(config)
+}
+
+/// As in Kubernetes' own clients, an address without a scheme is one for plain HTTP.
+fn address(master: &str) -> String {
+    if master.contains("://") { master.to_owned() } else { format!("http://{master}") }
 }
 
 /// Mounts a bpf file system where it belongs.

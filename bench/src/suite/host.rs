@@ -10,7 +10,7 @@ use dataplane_ebpf::datapath::socket::connect;
 use dataplane_ebpf::host::{HostSocket, HostTables};
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use sluice::desired;
+use sluice::desired::{self, Context};
 use sluice::model::{Applied, Change, Cluster, Kind, ServiceName, parse};
 
 use super::{Bench, size};
@@ -27,6 +27,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (services, rounds) = if bench.quick { (1_000, 5) } else { (10_000, 11) };
     let size = size(services);
     let tables = tables(services);
+    let caller = HostSocket::new(6, Endpoint::from(shapes::address(0)));
     let objects = (0..services).map(objects).collect::<Result<Vec<_>>>()?;
     let mut cluster = Cluster::default();
     objects.iter().for_each(|pair| take(&mut cluster, pair));
@@ -35,7 +36,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let title = Title { suite: SUITE, case: format!("{case} {size}"), subject: "host", unit };
         bench.report.add(title.alone(&figures));
     };
-    add("choose", "ns", &mut || per_call(services, |key| _ = black_box(choose(&tables, &key))));
+    add("choose", "ns", &mut || per_call(services, |key| _ = black_box(choose(&caller, &tables, &key))));
     add("connect", "ns", &mut || per_call(services, |key| _ = black_box(connected(&tables, key))));
     add("parse and take", "ms", &mut || millis(|| parse_all(&objects)));
     add("desired", "ms", &mut || millis(|| desired_all(&cluster)));
@@ -52,9 +53,9 @@ fn tables(services: u32) -> HostTables {
     let mut tables = HostTables::default();
     for number in 0..services {
         tables.services.insert(key(number), Service { id: number });
-        tables.states.insert(number, State { generation: 1, slots: ENDPOINTS });
+        tables.states.insert(number, State { generation: 1, slots: ENDPOINTS, ..State::NONE });
         for index in 0..ENDPOINTS {
-            let backend = number * ENDPOINTS + index;
+            let backend = number * ENDPOINTS + index + 1;
             let [_, a, b, c] = backend.to_be_bytes();
             let endpoint = Endpoint::v4([10, a, b, c], [0x1f, 0x90]);
             tables.slots.insert(SlotKey { service: number, generation: 1, index }, Slot { backend });
@@ -109,5 +110,6 @@ fn parse_all(objects: &[Objects]) -> Cluster {
 
 fn desired_all(cluster: &Cluster) -> usize {
     let names: Vec<ServiceName> = cluster.names().cloned().collect();
-    names.iter().map(|name| desired::for_service(cluster, name).len()).sum()
+    let context = Context::default();
+    names.iter().map(|name| desired::of_service(cluster, &context, name).ports.len()).sum()
 }

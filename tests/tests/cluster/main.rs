@@ -2,6 +2,7 @@
 
 mod access;
 mod arrive;
+mod differential;
 mod outage;
 mod plane;
 mod pods;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::ebpf::{HookState, Report};
 use super::{Applied, Backend, BackendError, Wanted};
 use crate::desired::ServicePort;
-use crate::model::{ServiceName, ServicePortName};
+use crate::model::{Problem, ServiceName, ServicePortName};
 
 /// What the backend holds; clones share it, so that a test can look.
 #[derive(Clone, Debug, Default)]
@@ -84,5 +84,9 @@ impl Backend for Memory {
             maps: Vec::new(),
             counters: BTreeMap::new(),
         })
+    }
+
+    fn unserved(&self, _: &ServicePortName, _: &ServicePort) -> Vec<Problem> {
+        Vec::new()
     }
 }

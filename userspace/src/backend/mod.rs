@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use error::BackendError;
 
 use crate::desired::ServicePort;
-use crate::model::{ServiceName, ServicePortName};
+use crate::model::{Problem, ServiceName, ServicePortName};
 
 /// What should be in force for some Services; an empty inner map means that the Service has nothing.
 pub type Wanted = BTreeMap<ServiceName, BTreeMap<ServicePortName, ServicePort>>;
@@ -41,4 +41,6 @@ pub trait Backend {
     fn enable(&mut self) -> Result<(), BackendError>;
     /// Hooks, tables and counters, as they are in the kernel.
     fn report(&self) -> Result<ebpf::Report, BackendError>;
+    /// What this dataplane cannot do yet for a service port: it does the rest.
+    fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem>;
 }

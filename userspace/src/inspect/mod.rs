@@ -2,6 +2,7 @@
 //! writes.
 
 pub mod cleanup;
+pub mod plan;
 pub mod services;
 pub mod status;
 mod table;
@@ -16,6 +17,8 @@ pub enum Output {
     Table,
     /// For programs.
     Json,
+    /// For programs and people.
+    Yaml,
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what these verbs are for")]
@@ -25,5 +28,10 @@ fn print(text: &str) {
 
 fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn print_yaml(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_norway::to_string(value)?);
     Ok(())
 }

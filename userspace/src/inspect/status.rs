@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::table::table;
-use super::{Output, print, print_json};
+use super::{Output, print, print_json, print_yaml};
 use crate::backend::ebpf::{Pins, Report, report_pinned};
 use crate::model::Problem;
 use crate::reconcile::chain;
@@ -60,6 +60,7 @@ pub fn run(socket: &Path, pin_dir: &Path, output: Output) -> anyhow::Result<bool
     let status = ask(socket).unwrap_or_else(|error| without_daemon(socket, pin_dir, &error));
     match output {
         Output::Json => print_json(&status)?,
+        Output::Yaml => print_yaml(&status)?,
         Output::Table => print(&text(&status)),
     }
     Ok(status.daemon.is_some_and(|daemon| daemon.synced))

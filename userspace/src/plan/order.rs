@@ -9,6 +9,8 @@ pub enum Step {
     PutBackends,
     /// New generations of endpoint lists.
     PutSlots,
+    /// Who is in the new generations, where clients keep their endpoints.
+    PutMembers,
     /// List states: each of these writes is a commit point.
     PutStates,
     /// Addresses of services that are new.
@@ -17,6 +19,8 @@ pub enum Step {
     DropServices,
     /// States of service ports that are gone.
     DropStates,
+    /// Who was in old generations: before their places, so that a member always has a place.
+    DropMembers,
     /// Old generations.
     DropSlots,
     /// Endpoints that left.
@@ -27,14 +31,16 @@ pub enum Step {
 
 /// The order in which a plan is carried out. What a service points at exists before the service does, and goes after
 /// nothing points at it.
-pub const ORDER: [Step; 10] = [
+pub const ORDER: [Step; 12] = [
     Step::PutNames,
     Step::PutBackends,
     Step::PutSlots,
+    Step::PutMembers,
     Step::PutStates,
     Step::PutServices,
     Step::DropServices,
     Step::DropStates,
+    Step::DropMembers,
     Step::DropSlots,
     Step::DropBackends,
     Step::DropNames,

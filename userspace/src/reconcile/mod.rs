@@ -1,9 +1,9 @@
 //! The loop. It owns all state: what the sources said, what follows from it, and the door to the kernel.
 //!
-//! Three promises: nothing is written before both kinds of objects are known completely; changes that wait are taken
+//! Three promises: nothing is written before Services and slices are known completely; changes that wait are taken
 //! together, and one that comes alone is carried out at once; after a failure the same is tried again until it works.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -11,9 +11,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::backend::{Applied, Backend, BackendError, Wanted};
-use crate::desired::{self, Claims};
+use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
-use crate::model::{Change, Cluster, Problem, ServiceName};
+use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::source::BACKLOG;
 
 /// How often hooks are looked after and late problems are logged.
@@ -22,8 +22,11 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// Wait after a failed write: doubled each time, up to the second figure.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
-/// Services that are computed and written at a time: a full load of 10,000 needs less memory so.
+/// Services that are written at a time: a full load of 10,000 needs less memory so.
 const SHARE: usize = 512;
+
+/// How long the first write waits for the Node, whose zone decides about endpoints. Afterwards it goes on without.
+const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A question from outside: the whole status.
 pub type Ask = oneshot::Sender<Status>;
@@ -52,8 +55,13 @@ pub struct Reconciler<B> {
     backend: B,
     source: String,
     started: Instant,
+    /// Until when the first write waits for the Node.
+    node_due: tokio::time::Instant,
+    settings: Settings,
     cluster: Cluster,
-    claims: Claims,
+    desired: Desired,
+    /// What the backend cannot do for a Service.
+    unserved: BTreeMap<ServiceName, Vec<Problem>>,
     /// Services whose state in the kernel may be behind.
     pending: BTreeSet<ServiceName>,
     /// Whether everything has been in the kernel once.
@@ -75,14 +83,19 @@ struct Failure {
 }
 
 impl<B: Backend> Reconciler<B> {
-    /// A loop over a backend; `source` is what status calls the source.
-    pub fn new(backend: B, source: String) -> Self {
+    /// A loop over a backend, for the node with this name; `source` is what status calls the source.
+    pub fn new(backend: B, source: String, settings: Settings, node: &str) -> Self {
+        let cluster = Cluster::of_node(node);
+        let context = Context::of(&settings, cluster.own_name(), None);
         Self {
             backend,
             source,
             started: Instant::now(),
-            cluster: Cluster::default(),
-            claims: Claims::default(),
+            node_due: tokio::time::Instant::now() + NODE_PATIENCE,
+            settings,
+            cluster,
+            desired: Desired::new(context),
+            unserved: BTreeMap::new(),
             pending: BTreeSet::new(),
             synced: false,
             pruned: false,
@@ -146,13 +159,10 @@ impl<B: Backend> Reconciler<B> {
 
     /// Brings the kernel to what the objects say.
     fn pass(&mut self, received: Instant) {
-        if !self.cluster.synced() {
+        if !self.is_complete() {
             return;
         }
-        self.pending.extend(self.cluster.dirty());
-        if !self.synced {
-            self.pending.extend(self.cluster.names().cloned());
-        }
+        self.compute();
         if !self.pruned && !self.cluster.partial() {
             self.pending.extend(self.backend.installed());
             self.pruned = true;
@@ -166,6 +176,31 @@ impl<B: Backend> Reconciler<B> {
             Ok(applied) => self.succeeded(applied, received),
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Whether enough is known to begin.
+    fn is_complete(&self) -> bool {
+        let node_known = self.cluster.listed(Kind::Node) || tokio::time::Instant::now() >= self.node_due;
+        self.cluster.synced() && (self.synced || node_known)
+    }
+
+    /// Computes what has changed, and notes whose state in the kernel is behind now.
+    fn compute(&mut self) {
+        let context = Context::of(&self.settings, self.cluster.own_name(), self.cluster.node());
+        let mut changed = self.desired.set_context(context, &self.cluster);
+        let dirty = self.cluster.dirty();
+        changed.extend(self.desired.update(&self.cluster, dirty));
+        for name in &changed {
+            let outcome = self.desired.service(name).into_iter().flat_map(|outcome| &outcome.ports);
+            let problems = outcome.flat_map(|(id, port)| self.backend.unserved(&id.of(name), port));
+            let problems: Vec<Problem> = problems.collect();
+            if problems.is_empty() {
+                self.unserved.remove(name);
+            } else {
+                self.unserved.insert(name.clone(), problems);
+            }
+        }
+        self.pending.extend(changed);
     }
 
     /// Writes all that is pending, share by share, and puts the dataplane into force if it is not.
@@ -183,21 +218,13 @@ impl<B: Backend> Reconciler<B> {
         Ok(total)
     }
 
-    /// What a share of the pending Services should do, and those whose addresses theirs contend with.
-    fn wanted(&mut self) -> Wanted {
-        let mut wanted = Wanted::new();
-        let mut queue: BTreeSet<ServiceName> = self.pending.iter().take(SHARE).cloned().collect();
-        while let Some(name) = queue.pop_first() {
-            let ports = desired::for_service(&self.cluster, &name);
-            let created = self.cluster.service(&name).and_then(|service| service.created.as_deref());
-            let contenders = self.claims.update(&name, created, &ports);
-            let others = contenders.iter().filter(|other| !wanted.contains_key(*other) && **other != name);
-            queue.extend(others.cloned());
-            // Should the write fail, they must come again too.
-            self.pending.extend(contenders);
-            wanted.insert(name, ports);
-        }
-        wanted.into_iter().map(|(name, ports)| (name, self.claims.settle(ports))).collect()
+    /// What a share of the pending Services should do.
+    fn wanted(&self) -> Wanted {
+        let ports = |name: &ServiceName| {
+            let outcome = self.desired.service(name).into_iter().flat_map(|outcome| &outcome.ports);
+            outcome.map(|(id, port)| (id.of(name), port.clone())).collect()
+        };
+        self.pending.iter().take(SHARE).map(|name| (name.clone(), ports(name))).collect()
     }
 
     fn succeeded(&mut self, applied: Applied, received: Instant) {
@@ -231,7 +258,8 @@ impl<B: Backend> Reconciler<B> {
     fn housekeeping(&mut self) {
         self.log_problems();
         if !self.synced {
-            return;
+            // The time for the Node to be known may have run out.
+            return self.pass(Instant::now());
         }
         let detached: Vec<String> = match self.backend.report() {
             Ok(report) => {
@@ -261,7 +289,8 @@ impl<B: Backend> Reconciler<B> {
 
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.cluster.problems();
-        problems.extend(self.claims.problems());
+        problems.extend(self.desired.problems());
+        problems.extend(self.unserved.values().flatten().cloned());
         let kernel = |failure: &Failure| Problem::new("kernel", "", failure.message.clone());
         problems.extend(self.failure.as_ref().map(kernel));
         problems
@@ -293,6 +322,8 @@ fn tells_problems(change: &Change) -> bool {
     match change {
         Change::Service(applied) => !applied.problems.is_empty(),
         Change::Slice(applied) => !applied.problems.is_empty(),
+        Change::Node(applied) => !applied.problems.is_empty(),
+        Change::ServiceCidr(applied) => !applied.problems.is_empty(),
         Change::Unreadable { object: _, problems } | Change::Problems { object: _, problems } => {
             !problems.is_empty()
         }

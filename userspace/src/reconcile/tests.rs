@@ -7,11 +7,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Ask, Inputs, Reconciler};
+use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Reconciler};
 use crate::backend::memory::Memory;
+use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
-use crate::model::sample::{apply_service, apply_slice, delete, service, slice};
-use crate::model::{Change, Kind};
+use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
+use crate::model::{Applied, Change, Kind, Node, ObjectRef, Parsed};
 
 /// A loop at work.
 struct Rig {
@@ -28,7 +29,7 @@ impl Rig {
         let (changes, received) = mpsc::channel(64);
         let (ask, asks) = mpsc::channel(1);
         let (end, shutdown) = oneshot::channel();
-        let reconciler = Reconciler::new(backend.clone(), "test".to_owned());
+        let reconciler = Reconciler::new(backend.clone(), "test".to_owned(), Settings::default(), "n1");
         let task = tokio::spawn(reconciler.run(Inputs { changes: received, asks, shutdown }));
         Self { backend, changes, asks: ask, end, task }
     }
@@ -42,9 +43,9 @@ impl Rig {
     }
 
     async fn list(&self, objects: impl IntoIterator<Item = Change>) {
-        self.send([Change::Begin(Kind::Service), Change::Begin(Kind::EndpointSlice)]).await;
+        self.send(Kind::ALL.map(Change::Begin)).await;
         self.send(objects).await;
-        self.send([Change::End(Kind::Service), Change::End(Kind::EndpointSlice)]).await;
+        self.send(Kind::ALL.map(Change::End)).await;
     }
 
     async fn status(&self) -> Status {
@@ -56,7 +57,7 @@ impl Rig {
     fn endpoints(&self, of: &str) -> Option<Vec<SocketAddr>> {
         self.backend.with(|state| {
             let mut ports = state.ports.iter().filter(|(name, _)| &*name.service.name == of);
-            ports.next().map(|(_, port)| port.endpoints.clone())
+            ports.next().map(|(_, port)| port.list(List::Cluster).collect())
         })
     }
 
@@ -77,8 +78,9 @@ fn at(last: u8) -> SocketAddr {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_written_before_both_kinds_are_known() {
+async fn nothing_is_written_before_services_and_slices_are_known() {
     let rig = Rig::start();
+    rig.send([Change::End(Kind::Node)]).await;
     rig.send([Change::Begin(Kind::Service), Change::Begin(Kind::EndpointSlice)]).await;
     rig.send(web()).await;
     rig.send([Change::End(Kind::Service)]).await;
@@ -89,12 +91,42 @@ async fn nothing_is_written_before_both_kinds_are_known() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_write_waits_for_the_node_but_not_for_ever() {
+    let rig = Rig::start();
+    rig.send(Kind::NEEDED.map(Change::Begin)).await;
+    rig.send(web()).await;
+    rig.send(Kind::NEEDED.map(Change::End)).await;
+    sleep(NODE_PATIENCE - Duration::from_secs(1)).await;
+    assert_eq!(rig.counts(), (0, 0));
+    sleep(HOUSEKEEPING + Duration::from_secs(1)).await;
+    assert_eq!(rig.endpoints("web"), Some(vec![at(5)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_zone_of_the_node_changes_the_endpoints_in_force() {
+    let node = |zone: &str| {
+        let value = Node { name: "n1".into(), zone: Some(zone.into()), ..Node::default() };
+        let object = ObjectRef::new(Kind::Node, "", "n1");
+        Change::Node(Applied { object, value: Parsed::Keep(value), problems: Vec::new() })
+    };
+    let rig = Rig::start();
+    let hinted = apply_slice(slice("web-1", "web", "http:8080", "10.1.0.5^a 10.1.0.6^b"));
+    let [service, _] = web();
+    rig.list([node("a"), service, hinted]).await;
+    assert_eq!(rig.endpoints("web"), Some(vec![at(5)]));
+    rig.send([node("b")]).await;
+    assert_eq!(rig.endpoints("web"), Some(vec![at(6)]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_daemon_left_is_pruned_only_by_the_first_complete_pass() {
     let rig = Rig::start();
     rig.backend.with(|state| {
         let mut cluster = crate::model::Cluster::default();
         cluster.take(apply_service(service("old", "10.96.0.99", "http:80")));
-        state.ports = crate::desired::for_service(&cluster, &crate::model::sample::name("old"));
+        let old = name("old");
+        let outcome = of_service(&cluster, &Context::default(), &old);
+        state.ports = outcome.ports.into_iter().map(|(id, port)| (id.of(&old), port)).collect();
     });
     rig.send([Change::Begin(Kind::Service)]).await;
     assert!(rig.endpoints("old").is_some());
@@ -202,7 +234,9 @@ async fn nothing_is_pruned_while_some_objects_cannot_be_read() {
     rig.backend.with(|state| {
         let mut cluster = crate::model::Cluster::default();
         cluster.take(apply_service(service("old", "10.96.0.99", "http:80")));
-        state.ports = crate::desired::for_service(&cluster, &crate::model::sample::name("old"));
+        let old = name("old");
+        let outcome = of_service(&cluster, &Context::default(), &old);
+        state.ports = outcome.ports.into_iter().map(|(id, port)| (id.of(&old), port)).collect();
     });
     rig.send([Change::Partial(true)]).await;
     rig.list(web()).await;

@@ -4,10 +4,11 @@
 
 use std::fmt::Display;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 
 /// One object of a file.
@@ -17,6 +18,10 @@ pub enum Object {
     Service(Box<Service>),
     /// An EndpointSlice.
     Slice(Box<EndpointSlice>),
+    /// A Node.
+    Node(Box<Node>),
+    /// A ServiceCIDR.
+    ServiceCidr(Box<ServiceCIDR>),
 }
 
 /// Why a document gave no object.
@@ -36,15 +41,25 @@ pub fn parse(file: &str, text: &str) -> (Vec<Object>, Vec<Complaint>) {
     let mut found = Found { file, objects: Vec::new(), complaints: Vec::new() };
     if text.trim_start().starts_with('{') {
         found.json(text, &Place::default(), Type::default());
-    } else {
-        let documents = split(text);
-        let several = documents.len() > 1;
-        for (number, (line, document)) in (1..).zip(documents) {
-            let within = if several { format!("document {number}") } else { String::new() };
-            found.yaml(document, &Place { line, within });
+        if found.complaints.is_empty() || !is_yaml_only(text) {
+            return (found.objects, found.complaints);
         }
+        found = Found { file, objects: Vec::new(), complaints: Vec::new() };
+    }
+    let documents = split(text);
+    let several = documents.len() > 1;
+    for (number, (line, document)) in (1..).zip(documents) {
+        let within = if several { format!("document {number}") } else { String::new() };
+        found.yaml(document, &Place { line, within });
     }
     (found.objects, found.complaints)
+}
+
+/// YAML in flow style begins like JSON. What is neither is told of as JSON.
+fn is_yaml_only(text: &str) -> bool {
+    let first = split(text).first().map(|(_, document)| *document).unwrap_or_default();
+    serde_json::from_str::<IgnoredAny>(text).is_err()
+        && serde_norway::from_str::<serde_json::Value>(first).is_ok()
 }
 
 /// Cuts YAML at its document markers; with each document the number of lines before it. A line `---` or `...` is always
@@ -115,26 +130,30 @@ struct Type<'a> {
 trait Known: DeserializeOwned {
     const VERSION: &'static str;
     const KIND: &'static str;
+    /// Whether its objects are in namespaces.
+    const NAMESPACED: bool;
     fn object(self) -> Object;
 }
 
-impl Known for Service {
-    const VERSION: &'static str = "v1";
-    const KIND: &'static str = "Service";
+/// Says of a type of the API what it is called, and which object it becomes.
+macro_rules! known {
+    ($type:ident, $version:literal, $kind:literal, $namespaced:literal, $object:ident) => {
+        impl Known for $type {
+            const VERSION: &'static str = $version;
+            const KIND: &'static str = $kind;
+            const NAMESPACED: bool = $namespaced;
 
-    fn object(self) -> Object {
-        Object::Service(Box::new(self))
-    }
+            fn object(self) -> Object {
+                Object::$object(Box::new(self))
+            }
+        }
+    };
 }
 
-impl Known for EndpointSlice {
-    const VERSION: &'static str = "discovery.k8s.io/v1";
-    const KIND: &'static str = "EndpointSlice";
-
-    fn object(self) -> Object {
-        Object::Slice(Box::new(self))
-    }
-}
+known!(Service, "v1", "Service", true, Service);
+known!(EndpointSlice, "discovery.k8s.io/v1", "EndpointSlice", true, Slice);
+known!(Node, "v1", "Node", false, Node);
+known!(ServiceCIDR, "networking.k8s.io/v1", "ServiceCIDR", false, ServiceCidr);
 
 impl Found<'_> {
     /// Reads one object or list. In a typed list the objects need not say what they are.
@@ -147,6 +166,8 @@ impl Found<'_> {
         match head.kind.as_deref().or(default.kind) {
             Some(Service::KIND) => self.json_of::<Service>(text, place, version),
             Some(EndpointSlice::KIND) => self.json_of::<EndpointSlice>(text, place, version),
+            Some(Node::KIND) => self.json_of::<Node>(text, place, version),
+            Some(ServiceCIDR::KIND) => self.json_of::<ServiceCIDR>(text, place, version),
             Some(list) if list.ends_with("List") => {
                 let kind = list.strip_suffix("List").filter(|kind| !kind.is_empty());
                 let default = kind.map_or_else(Type::default, |_| Type { version, kind });
@@ -180,6 +201,10 @@ impl Found<'_> {
             (Some(Service::VERSION), Some(Service::KIND)) => self.yaml_of::<Service>(text, place),
             (Some(EndpointSlice::VERSION), Some(EndpointSlice::KIND)) => {
                 self.yaml_of::<EndpointSlice>(text, place);
+            }
+            (Some(Node::VERSION), Some(Node::KIND)) => self.yaml_of::<Node>(text, place),
+            (Some(ServiceCIDR::VERSION), Some(ServiceCIDR::KIND)) => {
+                self.yaml_of::<ServiceCIDR>(text, place);
             }
             // Lists, flow style, and whatever is written unusually: by way of JSON.
             _ => match serde_norway::from_str::<serde_json::Value>(text) {
@@ -228,7 +253,11 @@ impl Found<'_> {
     fn name_of<K: Known>(&self, json: &str) -> Option<String> {
         let HeadMeta { name, namespace } =
             serde_json::from_str::<Head<'_>>(json).unwrap_or_default().metadata;
-        Some(format!("{} {}/{}", K::KIND, namespace.as_deref().unwrap_or("default"), name?))
+        let name = name?;
+        Some(match K::NAMESPACED {
+            true => format!("{} {}/{name}", K::KIND, namespace.as_deref().unwrap_or("default")),
+            false => format!("{} {name}", K::KIND),
+        })
     }
 
     fn complain(&mut self, place: &Place, field: &str, message: &dyn Display) {
@@ -265,6 +294,10 @@ mod tests {
             }
             Object::Slice(slice) => {
                 format!("EndpointSlice {}", slice.metadata.name.clone().unwrap_or_default())
+            }
+            Object::Node(node) => format!("Node {}", node.metadata.name.clone().unwrap_or_default()),
+            Object::ServiceCidr(cidr) => {
+                format!("ServiceCIDR {}", cidr.metadata.name.clone().unwrap_or_default())
             }
         };
         assert_eq!(found.iter().map(name).collect::<Vec<_>>(), objects, "{wrong:?}");
@@ -307,8 +340,25 @@ mod tests {
     }
 
     #[test]
+    fn yaml_in_flow_style_is_not_taken_for_json() {
+        let flow = "{apiVersion: v1, kind: Service, metadata: {name: a}}\n";
+        check(flow, &["Service a"], &[]);
+        check(&format!("{flow}---\n{WEB}"), &["Service a", "Service web"], &[]);
+    }
+
+    #[test]
     fn other_kinds_are_passed_over() {
         check("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", &[], &[]);
+    }
+
+    #[test]
+    fn nodes_and_service_cidrs_are_read_and_named_without_a_namespace() {
+        let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n";
+        let cidr = "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/12]}\n";
+        check(&format!("{node}---\n{cidr}"), &["Node n1", "ServiceCIDR kubernetes"], &[]);
+        let list = r#"{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"n2"}}]}"#;
+        check(list, &["Node n2"], &[]);
+        check(&format!("{node}spec: 1\n"), &[], &[("Node n1", "spec", "invalid type")]);
     }
 
     #[test]

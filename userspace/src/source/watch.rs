@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::api::ListParams;
 use kube::core::{DeserializeGuard, Resource};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
@@ -31,21 +33,42 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// They grow to between this and its double: by chance, so that the nodes of a cluster do not all come back at once.
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
+/// A server that does not know a kind may be upgraded.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(300);
+
 /// A watch that has not failed for so long works, whether or not it has said anything.
 const QUIET: Duration = Duration::from_secs(25);
 
 /// A kind of object that is watched.
 trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static {
     const KIND: Kind;
-    fn config() -> watcher::Config;
+    /// Which objects of the kind count, for the node with this name.
+    fn selector(node: &str) -> Selector;
     fn change(&self) -> Change;
+}
+
+/// Which objects of a kind the server is asked for.
+#[derive(Default)]
+struct Selector {
+    labels: &'static str,
+    fields: String,
+}
+
+impl Selector {
+    fn watch(self) -> watcher::Config {
+        watcher::Config::default().labels(self.labels).fields(&self.fields)
+    }
+
+    fn list(self) -> ListParams {
+        ListParams::default().labels(self.labels).fields(&self.fields)
+    }
 }
 
 impl Watched for Service {
     const KIND: Kind = Kind::Service;
 
-    fn config() -> watcher::Config {
-        watcher::Config::default().labels(SERVICE_LABELS).fields(SERVICE_FIELDS)
+    fn selector(_: &str) -> Selector {
+        Selector { labels: SERVICE_LABELS, fields: SERVICE_FIELDS.to_owned() }
     }
 
     fn change(&self) -> Change {
@@ -57,13 +80,39 @@ impl Watched for Service {
 impl Watched for EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
 
-    fn config() -> watcher::Config {
-        watcher::Config::default().labels(SLICE_LABELS)
+    fn selector(_: &str) -> Selector {
+        Selector { labels: SLICE_LABELS, ..Selector::default() }
     }
 
     fn change(&self) -> Change {
         let (value, problems) = parse::slice(self);
         Change::Slice(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
+    }
+}
+
+impl Watched for Node {
+    const KIND: Kind = Kind::Node;
+
+    fn selector(node: &str) -> Selector {
+        Selector { fields: format!("metadata.name={node}"), ..Selector::default() }
+    }
+
+    fn change(&self) -> Change {
+        let (value, problems) = parse::node(self);
+        Change::Node(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
+    }
+}
+
+impl Watched for ServiceCIDR {
+    const KIND: Kind = Kind::ServiceCidr;
+
+    fn selector(_: &str) -> Selector {
+        Selector::default()
+    }
+
+    fn change(&self) -> Change {
+        let (value, problems) = parse::service_cidr(self);
+        Change::ServiceCidr(Applied { object: parse::reference(Self::KIND, &self.metadata), value, problems })
     }
 }
 
@@ -76,27 +125,68 @@ enum Anew {
     Expired,
     /// The server does not stream lists.
     NoStreaming,
+    /// The server does not know the kind.
+    Unknown,
 }
 
-/// Sends what the API server says until nobody listens.
-pub async fn follow(client: Client, changes: Changes) {
+/// Sends what the API server says until nobody listens. `node` is our Node's name.
+pub async fn follow(client: Client, node: &str, changes: Changes) {
     tokio::join!(
-        follow_kind::<Service>(client.clone(), changes.clone()),
-        follow_kind::<EndpointSlice>(client, changes)
+        follow_kind::<Service>(client.clone(), node, changes.clone()),
+        follow_kind::<EndpointSlice>(client.clone(), node, changes.clone()),
+        follow_kind::<Node>(client.clone(), node, changes.clone()),
+        follow_kind::<ServiceCIDR>(client, node, changes)
     );
 }
 
-async fn follow_kind<K: Watched>(client: Client, changes: Changes) {
+/// What the API server says just now, as one listing.
+pub async fn once(client: Client, node: &str) -> kube::Result<Vec<Change>> {
+    let (services, slices, nodes, cidrs) = tokio::try_join!(
+        list::<Service>(client.clone(), node),
+        list::<EndpointSlice>(client.clone(), node),
+        list::<Node>(client.clone(), node),
+        list::<ServiceCIDR>(client, node)
+    )?;
+    let begin = Kind::ALL.map(Change::Begin).into_iter();
+    let objects = services.into_iter().chain(slices).chain(nodes).chain(cidrs);
+    Ok(begin.chain(objects).chain(Kind::ALL.map(Change::End)).collect())
+}
+
+async fn list<K: Watched>(client: Client, node: &str) -> kube::Result<Vec<Change>> {
+    let api: Api<DeserializeGuard<K>> = Api::all(client);
+    match api.list(&K::selector(node).list()).await {
+        Ok(found) => Ok(found.items.into_iter().map(change).collect()),
+        Err(error) if !Kind::NEEDED.contains(&K::KIND) && is_status(&error, 404) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn follow_kind<K: Watched>(client: Client, node: &str, changes: Changes) {
     // A streamed list costs the server far less memory than pages do (KEP-3157); older servers refuse it.
     let mut streaming = true;
     let mut watch = Watch::new(K::KIND, changes);
     loop {
         let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
-        let config = if streaming { K::config().streaming_lists() } else { K::config() };
+        let config = K::selector(node).watch();
+        let config = if streaming { config.streaming_lists() } else { config };
         match watch.run(Box::pin(watcher::watcher(api, config)), streaming).await {
             Err(Closed) => return,
             Ok(Anew::Expired) => {}
             Ok(Anew::NoStreaming) => streaming = false,
+            Ok(Anew::Unknown) => sleep(UNKNOWN_PAUSE).await,
+        }
+    }
+}
+
+/// What an object says, or that it cannot be read.
+fn change<K: Watched>(object: DeserializeGuard<K>) -> Change {
+    match object.0 {
+        Ok(object) => object.change(),
+        Err(invalid) => {
+            let object = parse::reference(K::KIND, &invalid.metadata);
+            let message = format!("cannot be read: {}; what it said before stays in force", invalid.error);
+            let problems = vec![Problem::new(&object, "", message)];
+            Change::Unreadable { object, problems }
         }
     }
 }
@@ -143,6 +233,13 @@ impl Watch {
                     info!(kind = %self.kind, "the API server does not stream lists; listing in pages");
                     return Ok(Anew::NoStreaming);
                 }
+                Some(Err(error)) if self.is_unknown(&error) => {
+                    info!(kind = %self.kind, "the API server does not know this kind; going on without it");
+                    self.recovered().await?;
+                    self.send(Change::Begin(self.kind)).await?;
+                    self.send(Change::End(self.kind)).await?;
+                    return Ok(Anew::Unknown);
+                }
                 Some(Err(error)) => {
                     self.failed(&error).await?;
                     if is_expired_at_start(&error) {
@@ -176,17 +273,20 @@ impl Watch {
     }
 
     async fn apply<K: Watched>(&self, object: DeserializeGuard<K>) -> Result<(), Closed> {
-        self.send(match object.0 {
-            Ok(object) => object.change(),
-            Err(invalid) => {
-                let object = parse::reference(self.kind, &invalid.metadata);
-                let message =
-                    format!("cannot be read: {}; what it said before stays in force", invalid.error);
-                let problems = vec![Problem::new(&object, "", message)];
-                Change::Unreadable { object, problems }
+        self.send(change(object)).await
+    }
+
+    /// A server that is older than the kind answers 404; only of kinds that we can do without.
+    fn is_unknown(&self, error: &watcher::Error) -> bool {
+        let status = match error {
+            watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+                is_status(error, 404)
             }
-        })
-        .await
+            watcher::Error::WatchError(_)
+            | watcher::Error::WatchFailed(_)
+            | watcher::Error::NoResourceVersion => false,
+        };
+        status && !Kind::NEEDED.contains(&self.kind)
     }
 
     /// Says so, and waits before the next try.
@@ -314,6 +414,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_kind_that_the_server_does_not_know_is_listed_as_empty() {
+        let (changes, mut received) = mpsc::channel(64);
+        let mut watch = Watch::new(Kind::ServiceCidr, changes);
+        assert!(matches!(run(&mut watch, vec![refused(404)], true).await, Anew::Unknown));
+        assert_eq!(told(&mut received), ["Begin", "End"]);
+        let (mut watch, mut received) = self::watch();
+        run(&mut watch, vec![refused(404)], true).await;
+        assert_eq!(told(&mut received), ["wrong"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_object_that_cannot_be_read_is_named_and_nothing_else_happens_to_it() {
         let bad = serde_json::json!({ "metadata": { "name": "web", "namespace": "shop" }, "spec": 1 });
         let (mut watch, mut received) = watch();
@@ -359,6 +470,8 @@ mod tests {
         match change {
             Change::Service(_) => "Service",
             Change::Slice(_) => "Slice",
+            Change::Node(_) => "Node",
+            Change::ServiceCidr(_) => "ServiceCidr",
             Change::Unreadable { .. } => "Unreadable",
             Change::Deleted(_) => "Deleted",
             Change::Begin(_) => "Begin",

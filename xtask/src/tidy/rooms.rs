@@ -142,8 +142,10 @@ const ROOMS: &[Room] = &[
             "crate::model::ServicePortName",
             "crate::model::Protocol",
             "crate::model::Family",
+            "crate::model::ObjectRef",
+            "crate::model::Problem",
         ],
-        because: "a backend carries out plans; of the model it knows names only",
+        because: "a backend carries out plans; of the model it knows names and problems only",
         ..ROOM
     },
     Room {

@@ -1,16 +1,21 @@
 //! Tests: a change is carried out one write at a time, and after every single write a reader looks, or the daemon
 //! dies and another one goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
-use dataplane_ebpf::abi::{Backend, Name, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{
+    Backend, DROP, Member, MemberKey, Name, Service, ServiceKey, Slot, SlotKey, State,
+};
 use proptest::prelude::*;
 
 use super::image::{Entries, Numbers, Plan, entries};
 use super::read::{Dump, Installed, by_port};
-use crate::desired::ServicePort;
-use crate::model::{Family, Protocol, ServiceName, ServicePortName};
+use super::sample::{endpoint, everywhere, name, port};
+use super::{Summary, Verdict, describe};
+use crate::desired::{Action, Frontend, ServicePort};
+use crate::model::{Protocol, ServicePortName};
 use crate::plan::{ORDER, Step};
 
 /// The kernel's tables.
@@ -19,6 +24,7 @@ struct Kernel {
     services: BTreeMap<ServiceKey, Service>,
     states: BTreeMap<u32, State>,
     slots: BTreeMap<SlotKey, Slot>,
+    members: BTreeMap<MemberKey, Member>,
     backends: BTreeMap<u32, Backend>,
     names: BTreeMap<u32, Name>,
 }
@@ -34,6 +40,7 @@ fn writes(plan: &Plan) -> Vec<Write> {
             Step::PutNames => put(&mut all, &plan.put_names, |kernel| &mut kernel.names),
             Step::PutBackends => put(&mut all, &plan.put_backends, |kernel| &mut kernel.backends),
             Step::PutSlots => put(&mut all, &plan.put_slots, |kernel| &mut kernel.slots),
+            Step::PutMembers => put(&mut all, &plan.put_members, |kernel| &mut kernel.members),
             Step::PutStates => put(&mut all, &plan.put_states, |kernel| &mut kernel.states),
             Step::PutServices => put(&mut all, &plan.put_services, |kernel| &mut kernel.services),
             Step::DropServices => {
@@ -41,6 +48,7 @@ fn writes(plan: &Plan) -> Vec<Write> {
                 drop(&mut all, &keys, |kernel| &mut kernel.services);
             }
             Step::DropStates => drop(&mut all, &plan.drop_states, |kernel| &mut kernel.states),
+            Step::DropMembers => drop(&mut all, &plan.drop_members, |kernel| &mut kernel.members),
             Step::DropSlots => drop(&mut all, &plan.drop_slots, |kernel| &mut kernel.slots),
             Step::DropBackends => drop(&mut all, &plan.drop_backends, |kernel| &mut kernel.backends),
             Step::DropNames => drop(&mut all, &plan.drop_names, |kernel| &mut kernel.names),
@@ -81,27 +89,44 @@ impl Kernel {
             services: self.services.clone().into_iter().collect(),
             states: self.states.clone().into_iter().collect(),
             slots: self.slots.clone().into_iter().collect(),
+            members: self.members.clone().into_iter().collect(),
             backends: self.backends.clone().into_iter().collect(),
             names: self.names.clone().into_iter().collect(),
         }
     }
 
-    /// What a client of each address can get. Panics if any list has a hole.
-    fn offers(&self) -> BTreeMap<ServiceKey, Vec<SocketAddr>> {
-        let list = |service: &Service| {
+    /// What a client of each address can get. Panics if any list has a hole, or if a client could not keep its endpoint.
+    fn offers(&self) -> BTreeMap<ServiceKey, Offer> {
+        let offer = |service: &Service| {
             let state = self.states.get(&service.id).expect("a service has a state");
-            let place = |index| {
-                let key = SlotKey { service: service.id, generation: state.generation, index };
-                let slot = self.slots.get(&key).expect("a list has all its places");
-                let backend =
-                    self.backends.get(&slot.backend).expect("a place names an endpoint that exists");
-                assert_eq!(backend.service, service.id, "the endpoint belongs to the service");
-                SocketAddr::from(backend.endpoint)
-            };
-            (0..state.slots).map(place).collect()
+            let list = (0..state.slots).map(|index| self.place(service.id, state, index)).collect();
+            Offer { list, timeout: state.timeout }
         };
-        self.services.iter().map(|(key, service)| (*key, list(service))).collect()
+        self.services.iter().map(|(key, service)| (*key, offer(service))).collect()
     }
+
+    /// The endpoint in a place of a list; `None` for a place of those that are dropped.
+    fn place(&self, service: u32, state: &State, index: u32) -> Option<SocketAddr> {
+        let State { generation, slots: _, timeout, zero: _ } = *state;
+        let key = SlotKey { service, generation, index };
+        let Slot { backend: id } = *self.slots.get(&key).expect("a list has all its places");
+        if id == DROP {
+            return None;
+        }
+        let backend = self.backends.get(&id).expect("a place names an endpoint that exists");
+        assert_eq!(backend.service, service, "the endpoint belongs to the service");
+        let member = self.members.get(&MemberKey { service, generation, backend: id });
+        assert!(timeout == 0 || member == Some(&Member { index }), "a client finds its endpoint in the list");
+        Some(SocketAddr::from(backend.endpoint))
+    }
+}
+
+/// What clients of one address get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Offer {
+    /// Endpoints, or a place for those that are dropped.
+    list: Vec<Option<SocketAddr>>,
+    timeout: u32,
 }
 
 /// A daemon: what it knows, and its numbers.
@@ -138,40 +163,38 @@ impl Daemon {
 
 type World = BTreeMap<ServicePortName, ServicePort>;
 
-fn address(last: u8) -> SocketAddr {
-    SocketAddr::from(([10, 1, 0, last], 8080))
-}
-
-fn port_name(number: u8) -> ServicePortName {
-    ServicePortName {
-        service: ServiceName::new("default", format!("s{number}")),
-        port: "http".into(),
-        protocol: Protocol::Tcp,
-        family: Family::V4,
-    }
-}
-
-/// Up to four services; each its own address, any endpoints.
+/// Up to four services; each its own address, any endpoints, dropped or not, with affinity or without.
 fn world() -> impl Strategy<Value = World> {
-    let port = (prop::collection::btree_set(0_u8..12, 0..8), prop::collection::btree_set(12_u8..16, 0..3));
-    prop::collection::btree_map(0_u8..4, port, 0..5).prop_map(|services| {
-        let service = |(number, (endpoints, draining)): (u8, (_, _))| {
-            let addresses = |set: std::collections::BTreeSet<u8>| set.into_iter().map(address).collect();
-            let frontends = vec![SocketAddr::from(([10, 96, 0, number], 80))];
-            let port =
-                ServicePort { frontends, endpoints: addresses(endpoints), draining: addresses(draining) };
-            (port_name(number), port)
+    let affinity = prop::sample::select(vec![None, NonZeroU32::new(10), NonZeroU32::new(10_800)]);
+    let lists = (prop::collection::vec(0_u8..12, 0..8), prop::collection::vec(12_u8..16, 0..3));
+    prop::collection::btree_map(0_u8..4, (lists, any::<bool>(), affinity), 0..5).prop_map(|services| {
+        let service = |(number, ((listed, kept), dropped, affinity)): (u8, ((Vec<_>, Vec<_>), _, _))| {
+            let mut port = ServicePort { affinity, ..port(number, &once(listed), &once(kept)) };
+            if dropped {
+                port.internal = everywhere(Action::Drop);
+            }
+            (name(number), port)
         };
         services.into_iter().map(service).collect()
     })
 }
 
-fn expected(world: &World) -> BTreeMap<ServiceKey, Vec<SocketAddr>> {
-    let key = |address: &SocketAddr| ServiceKey::new(&(*address).into(), 6);
-    world
-        .values()
-        .flat_map(|port| port.frontends.iter().map(move |at| (key(at), port.endpoints.clone())))
-        .collect()
+fn once(numbers: Vec<u8>) -> Vec<u8> {
+    numbers.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn expected(world: &World) -> BTreeMap<ServiceKey, Offer> {
+    let offer = |port: &ServicePort| {
+        let address = port.frontends.iter().find_map(|frontend| frontend.address()).expect("a ClusterIP");
+        let list = match port.internal.pod {
+            Action::Forward(list, _) => port.list(list).map(Some).collect(),
+            Action::Reject => Vec::new(),
+            Action::Drop => vec![None],
+        };
+        let timeout = port.affinity.map_or(0, NonZeroU32::get);
+        (ServiceKey::new(&address.into(), 6), Offer { list, timeout })
+    };
+    world.values().map(offer).collect()
 }
 
 proptest! {
@@ -186,8 +209,8 @@ proptest! {
         prop_assert_eq!(&kernel.offers(), &old);
         for write in writes(&daemon.plan(&after)) {
             write(&mut kernel);
-            for (key, list) in kernel.offers() {
-                prop_assert!(old.get(&key) == Some(&list) || new.get(&key) == Some(&list));
+            for (key, offer) in kernel.offers() {
+                prop_assert!(old.get(&key) == Some(&offer) || new.get(&key) == Some(&offer));
             }
         }
         prop_assert_eq!(kernel.offers(), new);
@@ -213,7 +236,7 @@ proptest! {
         prop_assert_eq!(strays, Plan::default());
         prop_assert_eq!(&ports, &second.have);
         // Nothing is left of anything: every endpoint in the table is wanted.
-        let wanted: usize = after.values().map(|port| port.endpoints.len() + port.draining.len()).sum();
+        let wanted: usize = after.values().map(|port| port.endpoints.len()).sum();
         prop_assert_eq!(kernel.backends.len(), wanted);
     }
 
@@ -228,18 +251,92 @@ proptest! {
 }
 
 #[test]
+fn whatever_belongs_to_no_name_is_removed() {
+    let mut kernel = Kernel::default();
+    let port = ServicePort { affinity: NonZeroU32::new(10), ..port(1, &[1, 2], &[3]) };
+    let world = World::from([(name(1), port)]);
+    writes(&Daemon::adopt(&mut kernel).plan(&world)).iter().for_each(|write| write(&mut kernel));
+    assert_eq!((kernel.members.len(), kernel.backends.len()), (2, 3));
+    kernel.names.clear();
+    Daemon::adopt(&mut kernel);
+    assert_eq!(kernel, Kernel::default());
+}
+
+#[test]
 fn an_endpoint_that_stays_keeps_its_number_and_an_unchanged_list_its_generation() {
-    let port = |endpoints: &[u8], draining: &[u8]| ServicePort {
-        frontends: vec![SocketAddr::from(([10, 96, 0, 1], 80))],
-        endpoints: endpoints.iter().copied().map(address).collect(),
-        draining: draining.iter().copied().map(address).collect(),
-    };
-    let mut numbers = Numbers::beside(std::iter::empty(), 8);
-    let name = port_name(1);
-    let first = entries(&name, &port(&[1, 2], &[]), &Entries::default(), &mut numbers);
-    let drained = entries(&name, &port(&[2], &[1]), &first, &mut numbers);
-    assert_eq!(first.backends, drained.backends, "leaving the list changes nobody's number");
-    assert_eq!((first.state.generation, drained.state.generation), (1, 2));
-    let same = entries(&name, &port(&[2], &[]), &drained, &mut numbers);
+    let mut steps = Steps::default();
+    let first = steps.take(&port(1, &[1, 2], &[]));
+    let kept = steps.take(&port(1, &[2], &[1]));
+    assert_eq!(first.backends, kept.backends, "leaving the list changes nobody's number");
+    assert_eq!((first.state.generation, kept.state.generation), (1, 2));
+    let same = steps.take(&port(1, &[2], &[]));
     assert_eq!(same.state.generation, 2, "the list is the same although an endpoint has gone for good");
+}
+
+#[test]
+fn affinity_comes_and_goes_without_a_new_list() {
+    let mut steps = Steps::default();
+    let spread = port(1, &[1, 2], &[3]);
+    let affine = ServicePort { affinity: NonZeroU32::new(10), ..spread.clone() };
+    let timeouts = [&spread, &affine, &spread].map(|port| {
+        let entries = steps.take(port);
+        (entries.state.generation, entries.state.timeout, entries.members.len())
+    });
+    assert_eq!(timeouts, [(1, 0, 0), (1, 10, 2), (1, 0, 0)]);
+}
+
+#[test]
+fn what_is_dropped_is_a_list_without_an_endpoint_and_keeps_those_there_are() {
+    let mut steps = Steps::default();
+    let first = steps.take(&port(1, &[1, 2], &[]));
+    let dropped = steps.take(&ServicePort { internal: everywhere(Action::Drop), ..port(1, &[1, 2], &[]) });
+    assert_eq!(first.backends, dropped.backends);
+    assert_eq!(dropped.slots.iter().map(|(_, slot)| slot.backend).collect::<Vec<_>>(), [DROP]);
+}
+
+#[test]
+fn each_verdict_is_read_back() {
+    check_summary(&port(1, &[1, 2], &[3]), Verdict::Forward, &[1, 2], &[3]);
+    check_summary(&port(1, &[], &[3]), Verdict::Reject, &[], &[3]);
+    let dropped = ServicePort { internal: everywhere(Action::Drop), ..port(1, &[1], &[3]) };
+    check_summary(&dropped, Verdict::Drop, &[], &[1, 3]);
+}
+
+#[test]
+fn what_this_layer_does_not_serve_has_no_entries() {
+    let mut numbers = Numbers::beside(std::iter::empty(), 8);
+    let port = port(1, &[1], &[]);
+    let sctp = ServicePortName { protocol: Protocol::Sctp, ..name(1) };
+    assert_eq!(entries(&sctp, &port, &Entries::default(), &mut numbers), Entries::default());
+    let outside =
+        ServicePort { frontends: Box::new([Frontend::NodePort(std::num::NonZeroU16::MIN)]), ..port };
+    assert_eq!(entries(&name(1), &outside, &Entries::default(), &mut numbers), Entries::default());
+}
+
+/// One service port that changes.
+struct Steps {
+    have: Entries,
+    numbers: Numbers,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { have: Entries::default(), numbers: Numbers::beside(std::iter::empty(), 8) }
+    }
+}
+
+impl Steps {
+    fn take(&mut self, port: &ServicePort) -> Entries {
+        self.have = entries(&name(1), port, &self.have, &mut self.numbers);
+        self.have.clone()
+    }
+}
+
+fn check_summary(port: &ServicePort, verdict: Verdict, active: &[u8], kept: &[u8]) {
+    let affinity = NonZeroU32::new(10);
+    let port = ServicePort { affinity, ..port.clone() };
+    let addresses = port.frontends.iter().filter_map(|frontend| frontend.address()).collect();
+    let numbers = |list: &[u8]| list.iter().copied().map(endpoint).collect();
+    let expected = Summary { addresses, verdict, active: numbers(active), kept: numbers(kept), affinity };
+    assert_eq!(describe(&Steps::default().take(&port)), expected);
 }

@@ -4,11 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
-use dataplane_ebpf::abi::{Backend, Endpoint, NAME_BYTES, Name, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{
+    Backend, DROP, Endpoint, Member, MemberKey, NAME_BYTES, Name, Service, ServiceKey, Slot, SlotKey, State,
+};
 
-use crate::desired::ServicePort;
-use crate::model::ServicePortName;
+use crate::desired::{self, Action, Frontend, ServicePort};
+use crate::model::{Protocol, ServicePortName};
 use crate::plan::{Ids, diff};
 
 /// The entries of one service port, each table sorted by key. The default holds nothing.
@@ -22,14 +25,22 @@ pub struct Entries {
     pub state: State,
     /// Its lists: after an interrupted change, of more than one generation.
     pub slots: Box<[(SlotKey, Slot)]>,
+    /// Who is in these lists, if clients keep their endpoints.
+    pub members: Box<[(MemberKey, Member)]>,
     /// Its endpoints.
     pub backends: Box<[(u32, Backend)]>,
 }
 
 impl Default for Entries {
     fn default() -> Self {
-        let state = State { generation: 0, slots: 0 };
-        Self { id: 0, services: Box::default(), state, slots: Box::default(), backends: Box::default() }
+        Self {
+            id: 0,
+            services: Box::default(),
+            state: State::NONE,
+            slots: Box::default(),
+            members: Box::default(),
+            backends: Box::default(),
+        }
     }
 }
 
@@ -42,6 +53,8 @@ pub struct Plan {
     pub put_backends: Vec<(u32, Backend)>,
     /// List places to write.
     pub put_slots: Vec<(SlotKey, Slot)>,
+    /// Members of lists to write.
+    pub put_members: Vec<(MemberKey, Member)>,
     /// States to write.
     pub put_states: Vec<(u32, State)>,
     /// Services to write.
@@ -50,6 +63,8 @@ pub struct Plan {
     pub drop_services: Vec<(ServiceKey, u32)>,
     /// States to set to nothing.
     pub drop_states: Vec<u32>,
+    /// Members of lists to remove.
+    pub drop_members: Vec<MemberKey>,
     /// List places to remove.
     pub drop_slots: Vec<SlotKey>,
     /// Endpoints to remove.
@@ -107,7 +122,7 @@ impl Numbers {
     }
 }
 
-/// The entries that bring a service port to what is wanted; without an address it needs none. Numbers are kept where
+/// The entries that bring a service port to what is wanted; without an address here it needs none. Numbers are kept where
 /// the thing is the same: an endpoint that stays keeps its id, an unchanged list its generation.
 pub(super) fn entries(
     name: &ServicePortName,
@@ -115,43 +130,85 @@ pub(super) fn entries(
     have: &Entries,
     numbers: &mut Numbers,
 ) -> Entries {
-    if want.frontends.is_empty() {
+    let addresses = served(name, want);
+    if addresses.is_empty() {
         return Entries::default();
     }
     let id = if have.id == 0 { numbers.service() } else { have.id };
-    let known: BTreeMap<Backend, u32> = have.backends.iter().map(|(id, backend)| (*backend, *id)).collect();
-    let mut place = |address: &SocketAddr| {
-        let backend = Backend { endpoint: Endpoint::from(*address), zero: [0; 2], service: id };
-        (known.get(&backend).copied().unwrap_or_else(|| numbers.backend()), backend)
-    };
-    let mut backends: Vec<_> = want.endpoints.iter().map(&mut place).collect();
-    let list: Vec<u32> = backends.iter().map(|(id, _)| *id).collect();
-    backends.extend(want.draining.iter().map(&mut place));
+    let mut backends = backends(want, have, id, numbers);
+    let list = list(want, &backends);
     backends.sort_unstable_by_key(|(id, _)| *id);
-    let state = State { generation: generation(have, id, &list), slots: list.len() as u32 };
-    let slots = (0..).zip(&list).map(|(index, backend)| {
-        (SlotKey { service: id, generation: state.generation, index }, Slot { backend: *backend })
-    });
+    let generation = generation(have, id, &list);
+    let timeout = want.affinity.map_or(0, NonZeroU32::get);
+    let slots = (0..)
+        .zip(&list)
+        .map(|(index, backend)| (SlotKey { service: id, generation, index }, Slot { backend: *backend }));
     Entries {
         id,
-        services: services(name, want, id),
-        state,
+        services: services(name, &addresses, id),
+        state: State { generation, slots: list.len() as u32, timeout, zero: 0 },
         slots: slots.collect(),
+        members: if timeout == 0 { Box::default() } else { members(id, generation, &list) },
         backends: backends.into_boxed_slice(),
     }
 }
 
-fn services(name: &ServicePortName, want: &ServicePort, id: u32) -> Box<[(ServiceKey, Service)]> {
+/// The addresses of a service port that this layer serves: sockets of other protocols than TCP and UDP never come by.
+fn served(name: &ServicePortName, port: &ServicePort) -> Vec<SocketAddr> {
+    let address = |frontend: &Frontend| match *frontend {
+        Frontend::ClusterIp(address) => Some(address),
+        Frontend::NodePort(_) | Frontend::ExternalIp(_) | Frontend::LoadBalancer(_) => None,
+    };
+    match name.protocol {
+        Protocol::Tcp | Protocol::Udp => port.frontends.iter().filter_map(address).collect(),
+        Protocol::Sctp => Vec::new(),
+    }
+}
+
+/// Every endpoint of a service port, listed or not, with its number; in the order in which it is wanted.
+fn backends(want: &ServicePort, have: &Entries, service: u32, numbers: &mut Numbers) -> Vec<(u32, Backend)> {
+    let known: BTreeMap<Backend, u32> = have.backends.iter().map(|(id, backend)| (*backend, *id)).collect();
+    let place = |endpoint: &desired::Endpoint| {
+        let backend = Backend { endpoint: Endpoint::from(endpoint.address), zero: [0; 2], service };
+        (known.get(&backend).copied().unwrap_or_else(|| numbers.backend()), backend)
+    };
+    want.endpoints.iter().map(place).collect()
+}
+
+/// What new flows are spread over; `backends` are those of `want`, in its order. A socket names the ClusterIP itself, so
+/// its caller is a pod or this node, and these two always get the same there.
+fn list(want: &ServicePort, backends: &[(u32, Backend)]) -> Vec<u32> {
+    let list = match want.internal.pod {
+        Action::Reject => return Vec::new(),
+        Action::Drop => return vec![DROP],
+        Action::Forward(list, _) => list,
+    };
+    let all = want.endpoints.iter().zip(backends);
+    all.filter(|(endpoint, _)| endpoint.uses.is_in(list)).map(|(_, (id, _))| *id).collect()
+}
+
+fn services(name: &ServicePortName, addresses: &[SocketAddr], id: u32) -> Box<[(ServiceKey, Service)]> {
     let key = |address: &SocketAddr| ServiceKey::new(&Endpoint::from(*address), name.protocol.number());
-    let mut services: Vec<_> = want.frontends.iter().map(|address| (key(address), Service { id })).collect();
+    let mut services: Vec<_> = addresses.iter().map(|address| (key(address), Service { id })).collect();
     services.sort_unstable_by_key(|(key, _)| *key);
     services.dedup_by_key(|(key, _)| *key);
     services.into_boxed_slice()
 }
 
+/// Who is in a list, by number.
+fn members(service: u32, generation: u32, list: &[u32]) -> Box<[(MemberKey, Member)]> {
+    let member = |(index, backend): (u32, &u32)| {
+        (MemberKey { service, generation, backend: *backend }, Member { index })
+    };
+    let endpoints = (0..).zip(list).filter(|(_, backend)| **backend != DROP);
+    let mut members: Vec<_> = endpoints.map(member).collect();
+    members.sort_unstable_by_key(|(key, _)| *key);
+    members.into_boxed_slice()
+}
+
 /// The generation whose list in the kernel is complete and equal, else one that no entry has yet.
 fn generation(have: &Entries, id: u32, list: &[u32]) -> u32 {
-    let State { generation: current, slots } = have.state;
+    let State { generation: current, slots, timeout: _, zero: _ } = have.state;
     let held = have.slots.iter().filter(|(key, _)| key.service == id && key.generation == current);
     let same = held.map(|(key, slot)| (key.index, slot.backend)).eq((0..).zip(list.iter().copied()));
     if current != 0 && slots as usize == list.len() && same {
@@ -171,6 +228,7 @@ impl Plan {
     pub fn add(&mut self, name: &ServicePortName, have: &Entries, want: &Entries) {
         let services = diff(&have.services, &want.services);
         let slots = diff(&have.slots, &want.slots);
+        let members = diff(&have.members, &want.members);
         let backends = diff(&have.backends, &want.backends);
         if have.id != want.id {
             self.put_names.extend((want.id != 0).then(|| (want.id, label(name))));
@@ -184,20 +242,22 @@ impl Plan {
         self.drop_services.extend(services.drops.into_iter().map(|key| (key, have.id)));
         self.put_slots.extend(slots.puts);
         self.drop_slots.extend(slots.drops);
+        self.put_members.extend(members.puts);
+        self.drop_members.extend(members.drops);
         self.put_backends.extend(backends.puts);
         self.drop_backends.extend(backends.drops);
     }
 
     /// Entries to write.
     pub fn puts(&self) -> usize {
-        let writes = [self.put_names.len(), self.put_backends.len(), self.put_slots.len()];
-        writes.iter().sum::<usize>() + self.put_states.len() + self.put_services.len()
+        let lists = self.put_slots.len() + self.put_members.len() + self.put_states.len();
+        lists + self.put_names.len() + self.put_backends.len() + self.put_services.len()
     }
 
     /// Entries to remove.
     pub fn drops(&self) -> usize {
-        let removals = [self.drop_names.len(), self.drop_backends.len(), self.drop_slots.len()];
-        removals.iter().sum::<usize>() + self.drop_states.len() + self.drop_services.len()
+        let lists = self.drop_slots.len() + self.drop_members.len() + self.drop_states.len();
+        lists + self.drop_names.len() + self.drop_backends.len() + self.drop_services.len()
     }
 }
 

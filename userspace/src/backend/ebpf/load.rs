@@ -13,6 +13,14 @@ use crate::backend::BackendError;
 /// The compiled programs; empty in a build without them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane"));
 
+/// How many clients' endpoints are remembered, of all service ports with session affinity together: 6 MB. The least
+/// recently used is forgotten for a new one.
+const AFFINITY_RECORDS: u32 = 65_536;
+
+/// One place in this many is room enough for members: few Services have session affinity, and an empty table costs
+/// 16 bytes of kernel memory an entry. It grows with the others.
+const SLOTS_A_MEMBER: u32 = 4;
+
 /// How many entries the tables have room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -43,6 +51,8 @@ pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf,
     for map in [abi::SLOTS, abi::BACKENDS] {
         loader.map_max_entries(map, capacity.slots);
     }
+    loader.map_max_entries(abi::MEMBERS, (capacity.slots / SLOTS_A_MEMBER).max(1));
+    loader.map_max_entries(abi::AFFINITY, AFFINITY_RECORDS);
     let mut object = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
     for hook in &HOOKS {
         program(&mut object, hook.name)?

@@ -2,16 +2,20 @@
 
 #[cfg(test)]
 mod crash;
+mod describe;
 mod image;
 mod links;
 mod load;
 mod magic;
 mod pins;
 mod read;
+#[cfg(test)]
+mod sample;
 mod set;
 #[expect(unsafe_code, reason = "bpf(2) has no safe face for these calls")]
 mod sys;
 mod table;
+mod unserved;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -24,6 +28,7 @@ use dataplane_ebpf::abi::{self, ServiceKey};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+pub use self::describe::{Summary, Verdict, describe};
 use self::image::Numbers;
 pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};
@@ -35,7 +40,7 @@ pub use self::set::Fill;
 use self::set::Set;
 use super::{Applied, Backend, BackendError, Wanted};
 use crate::desired::ServicePort;
-use crate::model::{Family, Protocol, ServiceName, ServicePortName};
+use crate::model::{Family, Problem, Protocol, ServiceName, ServicePortName};
 
 /// A table grows when it would be fuller than this, in percent.
 const FULL_PERCENT: usize = 75;
@@ -79,8 +84,8 @@ pub struct Ebpf {
     /// After a failed write the tables must be read before they are compared with anything.
     doubtful: bool,
     have: BTreeMap<ServicePortName, Entries>,
-    /// Entries in SLOTS and in BACKENDS.
-    totals: [usize; 2],
+    /// Entries in SLOTS, in MEMBERS and in BACKENDS.
+    totals: [usize; 3],
     owners: BTreeMap<ServiceKey, u32>,
     numbers: Numbers,
 }
@@ -100,7 +105,7 @@ impl Ebpf {
         let set = Set::open(&pins.set(number))?;
         let links = Links::new(pins.links());
         let (have, owners) = (BTreeMap::new(), BTreeMap::new());
-        let (in_force, doubtful, totals) = (None, false, [0; 2]);
+        let (in_force, doubtful, totals) = (None, false, [0; 3]);
         let numbers = Numbers::beside(std::iter::empty(), set.services.capacity());
         let mut backend = Self {
             pins,
@@ -138,7 +143,7 @@ impl Ebpf {
             .values()
             .flat_map(|entries| entries.services.iter().map(|(key, service)| (*key, service.id)))
             .collect();
-        self.totals = ports.values().map(sizes).fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        self.totals = ports.values().map(sizes).fold([0; 3], |[a, b, c], [d, e, f]| [a + d, b + e, c + f]);
         self.have = ports;
         self.doubtful = false;
         Ok(())
@@ -173,8 +178,13 @@ impl Ebpf {
 
     /// By which factor the tables must grow for this plan; 1 if there is room.
     fn factor(&self, plan: &Plan, percent: usize) -> usize {
-        let need =
-            [plan.put_services.len(), plan.put_slots.len(), plan.put_backends.len(), plan.put_names.len()];
+        let need = [
+            plan.put_services.len(),
+            plan.put_slots.len(),
+            plan.put_members.len(),
+            plan.put_backends.len(),
+            plan.put_names.len(),
+        ];
         let highest = plan.put_states.iter().map(|(id, _)| *id).max().unwrap_or(0) as usize;
         let fits = |factor: usize| {
             let room = |fill: &Fill| fill.capacity as usize * factor;
@@ -273,7 +283,7 @@ impl Ebpf {
             if let (0, Some(gone)) = (entries_id, &old) {
                 self.numbers.used.remove(&gone.id);
             }
-            let old = old.as_ref().map_or([0; 2], sizes);
+            let old = old.as_ref().map_or([0; 3], sizes);
             for ((total, new), old) in self.totals.iter_mut().zip(new).zip(old) {
                 *total = *total + new - old;
             }
@@ -281,8 +291,8 @@ impl Ebpf {
     }
 
     fn fills(&self) -> Vec<Fill> {
-        let [slots, backends] = self.totals;
-        fills_of(&self.set, [self.owners.len(), slots, backends, self.have.len()])
+        let [slots, members, backends] = self.totals;
+        fills_of(&self.set, [self.owners.len(), slots, members, backends, self.have.len()])
     }
 }
 
@@ -322,10 +332,14 @@ impl Backend for Ebpf {
     fn report(&self) -> Result<Report, BackendError> {
         report(&self.pins, self.fills())
     }
+
+    fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
+        unserved::problems(name, port)
+    }
 }
 
-fn sizes(entries: &Entries) -> [usize; 2] {
-    [entries.slots.len(), entries.backends.len()]
+fn sizes(entries: &Entries) -> [usize; 3] {
+    [entries.slots.len(), entries.members.len(), entries.backends.len()]
 }
 
 /// The newest set that was filled completely and has the right shape.
@@ -365,15 +379,17 @@ fn dump(set: &Set) -> Result<Dump, BackendError> {
         services: set.services.dump()?,
         states: set.states.dump()?.into_iter().filter(|(_, state)| state.generation != 0).collect(),
         slots: set.slots.dump()?,
+        members: set.members.dump()?,
         backends: set.backends.dump()?,
         names: set.names.dump()?,
     })
 }
 
-fn fills_of(set: &Set, entries: [usize; 4]) -> Vec<Fill> {
+fn fills_of(set: &Set, entries: [usize; 5]) -> Vec<Fill> {
     let capacities = [
         (abi::SERVICES, set.services.capacity()),
         (abi::SLOTS, set.slots.capacity()),
+        (abi::MEMBERS, set.members.capacity()),
         (abi::BACKENDS, set.backends.capacity()),
         (abi::NAMES, set.names.capacity()),
     ];
@@ -406,30 +422,7 @@ pub fn read_pinned(pins: &Pins) -> Result<Installed, BackendError> {
 pub fn report_pinned(pins: &Pins) -> Result<Report, BackendError> {
     let Some(number) = adoptable(pins)? else { return report(pins, Vec::new()) };
     let set = Set::open(&pins.set(number))?;
-    let Dump { services, states: _, slots, backends, names } = dump(&set)?;
-    report(pins, fills_of(&set, [services.len(), slots.len(), backends.len(), names.len()]))
-}
-
-/// What a service port with these entries does, for lists.
-pub fn describe(entries: &Entries) -> ServicePort {
-    let listed: BTreeSet<u32> = entries
-        .slots
-        .iter()
-        .filter(|(key, _)| key.generation == entries.state.generation)
-        .map(|(_, slot)| slot.backend)
-        .collect();
-    let (active, draining): (Vec<_>, Vec<_>) =
-        entries.backends.iter().partition(|(id, _)| listed.contains(id));
-    let addresses = |list: Vec<&(u32, abi::Backend)>| {
-        list.into_iter().map(|(_, backend)| backend.endpoint.into()).collect()
-    };
-    ServicePort {
-        frontends: entries.services.iter().map(|(key, _)| key_address(key)).collect(),
-        endpoints: addresses(active),
-        draining: addresses(draining),
-    }
-}
-
-fn key_address(key: &ServiceKey) -> std::net::SocketAddr {
-    abi::Endpoint { address: key.address, port: key.port }.into()
+    let Dump { services, states: _, slots, members, backends, names } = dump(&set)?;
+    let entries = [services.len(), slots.len(), members.len(), backends.len(), names.len()];
+    report(pins, fills_of(&set, entries))
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! <pin-dir>/v<VERSION>/links/<hook>      links; each holds its program, and the program its maps
 //! <pin-dir>/v<VERSION>/maps-<n>/<MAP>    tables; a bigger set gets the next n
-//! <pin-dir>/v<VERSION>/shared/<MAP>      what outlives a set: counters, socket storage
+//! <pin-dir>/v<VERSION>/shared/<MAP>      what outlives a set: counters, who had which endpoint, socket storage
 //! ```
 
 use std::fs::{self, File};
@@ -17,10 +17,10 @@ use super::magic;
 use crate::backend::BackendError;
 
 /// Maps that are made anew, bigger, when they fill.
-pub(super) const TABLES: [&str; 6] =
-    [abi::SERVICES, abi::STATES, abi::SLOTS, abi::BACKENDS, abi::NAMES, abi::META];
+pub(super) const TABLES: [&str; 7] =
+    [abi::SERVICES, abi::STATES, abi::SLOTS, abi::MEMBERS, abi::BACKENDS, abi::NAMES, abi::META];
 /// Maps that are kept.
-pub(super) const SHARED: [&str; 3] = [abi::COUNTERS, abi::CONNECTED, abi::DATAGRAMS];
+pub(super) const SHARED: [&str; 4] = [abi::COUNTERS, abi::AFFINITY, abi::CONNECTED, abi::DATAGRAMS];
 
 /// The pin directory of one daemon, and the layout version's place in it.
 #[derive(Clone, Debug)]

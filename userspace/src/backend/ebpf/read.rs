@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dataplane_ebpf::abi::{Backend, Name, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{Backend, Member, MemberKey, Name, Service, ServiceKey, Slot, SlotKey, State};
 
 use super::image::{Entries, Plan};
 use crate::model::{Family, Protocol, ServiceName, ServicePortName};
@@ -19,6 +19,8 @@ pub struct Dump {
     pub states: Vec<(u32, State)>,
     /// List places.
     pub slots: Vec<(SlotKey, Slot)>,
+    /// Members of lists.
+    pub members: Vec<(MemberKey, Member)>,
     /// Endpoints.
     pub backends: Vec<(u32, Backend)>,
     /// Names.
@@ -50,14 +52,16 @@ pub fn by_port(dump: Dump) -> Installed {
     }
     let mut services = grouped(dump.services, |(_, service)| service.id);
     let mut slots = grouped(dump.slots, |(key, _)| key.service);
+    let mut members = grouped(dump.members, |(key, _)| key.service);
     let mut backends = grouped(dump.backends, |(_, backend)| backend.service);
     let mut states: BTreeMap<u32, State> = dump.states.into_iter().collect();
     for (id, name) in owners {
         let entries = Entries {
             id,
-            state: states.remove(&id).unwrap_or(Entries::default().state),
+            state: states.remove(&id).unwrap_or(State::NONE),
             services: services.remove(&id).unwrap_or_default().into_boxed_slice(),
             slots: slots.remove(&id).unwrap_or_default().into_boxed_slice(),
+            members: members.remove(&id).unwrap_or_default().into_boxed_slice(),
             backends: backends.remove(&id).unwrap_or_default().into_boxed_slice(),
         };
         installed.ports.insert(name, entries);
@@ -66,6 +70,7 @@ pub fn by_port(dump: Dump) -> Installed {
     strays.drop_states.extend(states.into_keys());
     strays.drop_services.extend(services.into_values().flatten().map(|(key, service)| (key, service.id)));
     strays.drop_slots.extend(slots.into_values().flatten().map(|(key, _)| key));
+    strays.drop_members.extend(members.into_values().flatten().map(|(key, _)| key));
     strays.drop_backends.extend(backends.into_values().flatten().map(|(id, _)| id));
     installed
 }

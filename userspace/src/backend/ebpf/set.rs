@@ -4,7 +4,9 @@ use std::io;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use dataplane_ebpf::abi::{self, Backend, Counter, MAPS, Name, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{
+    self, Backend, Counter, MAPS, Member, MemberKey, Name, Service, ServiceKey, Slot, SlotKey, State,
+};
 use serde::{Deserialize, Serialize};
 
 use super::image::Plan;
@@ -18,6 +20,7 @@ pub(super) struct Set {
     pub(super) services: Table<ServiceKey, Service>,
     pub(super) states: Table<u32, State>,
     pub(super) slots: Table<SlotKey, Slot>,
+    pub(super) members: Table<MemberKey, Member>,
     pub(super) backends: Table<u32, Backend>,
     pub(super) names: Table<u32, Name>,
     meta: Array<MapData, u32>,
@@ -37,11 +40,13 @@ pub struct Fill {
 impl Set {
     /// Opens the pinned tables in `directory`, and refuses what has another shape than this build expects.
     pub(super) fn open(directory: &Path) -> Result<Self, BackendError> {
-        let [services, states, slots, backends, names, meta] = TABLES.map(|name| open(directory, name));
+        let [services, states, slots, members, backends, names, meta] =
+            TABLES.map(|name| open(directory, name));
         Ok(Self {
             services: Table::new(abi::SERVICES, services?)?,
             states: Table::new(abi::STATES, states?)?,
             slots: Table::new(abi::SLOTS, slots?)?,
+            members: Table::new(abi::MEMBERS, members?)?,
             backends: Table::new(abi::BACKENDS, backends?)?,
             names: Table::new(abi::NAMES, names?)?,
             meta: Array::try_from(Map::Array(meta?)).map_err(|error| broken(abi::META, "open", error))?,
@@ -69,6 +74,7 @@ impl Set {
                 Step::PutNames => self.names.put(&plan.put_names)?,
                 Step::PutBackends => self.backends.put(&plan.put_backends)?,
                 Step::PutSlots => self.slots.put(&plan.put_slots)?,
+                Step::PutMembers => self.members.put(&plan.put_members)?,
                 Step::PutStates => self.states.put(&plan.put_states)?,
                 Step::PutServices => self.services.put(&plan.put_services)?,
                 Step::DropServices => {
@@ -77,10 +83,10 @@ impl Set {
                 }
                 Step::DropStates => {
                     // A place of an array cannot be removed; no list is what an empty one says.
-                    let none = State { generation: 0, slots: 0 };
-                    let states: Vec<_> = plan.drop_states.iter().map(|id| (*id, none)).collect();
+                    let states: Vec<_> = plan.drop_states.iter().map(|id| (*id, State::NONE)).collect();
                     self.states.put(&states)?;
                 }
+                Step::DropMembers => self.members.remove(&plan.drop_members)?,
                 Step::DropSlots => self.slots.remove(&plan.drop_slots)?,
                 Step::DropBackends => self.backends.remove(&plan.drop_backends)?,
                 Step::DropNames => self.names.remove(&plan.drop_names)?,

@@ -54,6 +54,26 @@ pub async fn follow(directory: PathBuf, changes: Changes) {
     }
 }
 
+/// What the folder says just now, as one listing.
+pub fn once(directory: &Path) -> io::Result<Vec<Change>> {
+    let mut state = State::default();
+    let mut changes: Vec<Change> = Kind::ALL.map(Change::Begin).into();
+    let mut names: BTreeSet<String> = list(directory)?.into_iter().collect();
+    while let Some(name) = names.pop_first() {
+        let taken = state.take(&name, read(directory, &name), Instant::now());
+        changes.extend(taken.changes);
+        names.extend(taken.again);
+    }
+    changes.extend(Kind::ALL.map(Change::End));
+    Ok(changes)
+}
+
+/// What a text says that could stand in a file of this name.
+#[cfg(test)]
+pub(crate) fn of_text(name: &str, text: &str) -> Vec<Change> {
+    State::default().take(name, read::contents(name, text), Instant::now()).changes
+}
+
 /// Why the folder is not followed any more.
 enum End {
     /// The loop has ended; nobody listens.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::Sender;
 
-use crate::model::{Applied, Change, Kind, ObjectRef, Problem, parse};
+use crate::model::{Applied, Change, Kind, ObjectRef, Parsed, Problem, parse};
 use crate::source::manifest::{self, Complaint, Object};
 
 /// Threads that read files when all are read.
@@ -124,23 +124,29 @@ fn problem(file: &str, object: String, field: String, message: String) -> Proble
 }
 
 fn change(object: Object, file: &str) -> (ObjectRef, Change) {
-    let from = |problems: Vec<Problem>| {
-        problems.into_iter().map(|problem| Problem { source: Some(file.to_owned()), ..problem }).collect()
-    };
     match object {
         Object::Service(mut service) => {
             parse::default_service(&mut service);
             let object = parse::reference(Kind::Service, &service.metadata);
-            let (value, problems) = parse::service(&service);
-            let applied = Applied { object: object.clone(), value, problems: from(problems) };
-            (object, Change::Service(applied))
+            (object.clone(), Change::Service(applied(object, parse::service(&service), file)))
         }
         Object::Slice(mut slice) => {
             parse::default_slice(&mut slice);
             let object = parse::reference(Kind::EndpointSlice, &slice.metadata);
-            let (value, problems) = parse::slice(&slice);
-            let applied = Applied { object: object.clone(), value, problems: from(problems) };
-            (object, Change::Slice(applied))
+            (object.clone(), Change::Slice(applied(object, parse::slice(&slice), file)))
+        }
+        Object::Node(node) => {
+            let object = parse::reference(Kind::Node, &node.metadata);
+            (object.clone(), Change::Node(applied(object, parse::node(&node), file)))
+        }
+        Object::ServiceCidr(cidr) => {
+            let object = parse::reference(Kind::ServiceCidr, &cidr.metadata);
+            (object.clone(), Change::ServiceCidr(applied(object, parse::service_cidr(&cidr), file)))
         }
     }
+}
+
+fn applied<T>(object: ObjectRef, (value, problems): (Parsed<T>, Vec<Problem>), file: &str) -> Applied<T> {
+    let from = |problem| Problem { source: Some(file.to_owned()), ..problem };
+    Applied { object, value, problems: problems.into_iter().map(from).collect() }
 }

@@ -390,7 +390,12 @@ mod tests {
                 let whose = whose.join(",").replace(' ', "_");
                 format!("{}:{whose}", object.trim_start_matches("file "))
             }
-            Change::Slice(_) | Change::Unreadable { .. } | Change::Begin(_) | Change::End(_) => {
+            Change::Slice(_)
+            | Change::Node(_)
+            | Change::ServiceCidr(_)
+            | Change::Unreadable { .. }
+            | Change::Begin(_)
+            | Change::End(_) => {
                 panic!("{change:?}")
             }
         }

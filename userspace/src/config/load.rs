@@ -1,0 +1,36 @@
+//! Fetches what the configuration is made of: the file, the environment, the host's name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Run;
+use crate::settings::merge::{KUBECONFIG, VARIABLES};
+use crate::settings::value::Value;
+use crate::settings::{Effective, File, Flags, Input, resolve};
+
+/// The effective configuration that a file and kube-proxy's flags make on this host, or everything that is wrong with it.
+pub fn effective(config: Option<&Path>, flags: &Flags) -> Result<Effective, Vec<String>> {
+    let file = config.map(read).transpose().map_err(|wrong| vec![wrong])?;
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let environment = environment();
+    resolve(Input { flags, file: file.as_ref(), environment: &environment, host_name: &host_name })
+}
+
+/// The kubeconfig, while there is no file.
+pub(super) fn kubeconfig(run: &Run) -> Option<PathBuf> {
+    let flag =
+        if let Some(Value::Text(path)) = run.flags.get("kubeconfig") { Some(path.clone()) } else { None };
+    flag.or_else(|| environment().remove(KUBECONFIG)).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn read(path: &Path) -> Result<File, String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(File { path: path.to_owned(), bytes }),
+        Err(error) => Err(format!("--config {}: {error}", path.display())),
+    }
+}
+
+fn environment() -> BTreeMap<&'static str, String> {
+    VARIABLES.iter().filter_map(|(name, _)| Some((*name, std::env::var(name).ok()?))).collect()
+}

@@ -1,0 +1,494 @@
+//! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
+
+mod load;
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::builder::BoolishValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::backend::ebpf::Capacity;
+use crate::inspect::Output;
+use crate::settings::print::Own;
+use crate::settings::value::Value;
+use crate::settings::{Effective, Flags, flags};
+
+pub use self::load::effective;
+
+/// Where bpf file systems are mounted by custom.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Flags with another name: complaints name the first one.
+const ALIASES: [(&str, &str); 5] = [
+    ("--v", "-v"),
+    ("--v", "--verbosity"),
+    ("--output", "-o"),
+    ("--hostname-override", "--node-name"),
+    ("--logging-format", "--log-format"),
+];
+
+const TWO_SOURCES: &str = "--source and --kubeconfig exclude each other: objects come from one place";
+
+/// Smallest useful tables.
+const SMALLEST: u32 = 16;
+
+/// A Kubernetes service dataplane: makes Service addresses answer on this node.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the daemon; takes kube-proxy's flags and configuration file
+    Run(Run),
+    /// Show what the daemon does and what the kernel has
+    Status(Status),
+    /// List the services that are programmed, read from the kernel
+    Services(Listing),
+    /// List the endpoints that are programmed, read from the kernel
+    Backends(Listing),
+    /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
+    Plan(Plan),
+    /// Remove everything that was ever installed on this node
+    Cleanup(PinDir),
+}
+
+/// What was asked for, with everything it needs.
+#[derive(Debug)]
+pub enum Task {
+    /// Run the daemon.
+    Run(Box<Run>, Box<Effective>),
+    /// Print the effective configuration.
+    PrintConfig(Box<Effective>, Vec<Own>, Form),
+    /// Write a configuration file.
+    WriteConfig(PathBuf, Box<Effective>),
+    /// Do what needs privilege only once: nothing.
+    InitOnly,
+    /// Show what the daemon does.
+    Status(Status),
+    /// List services.
+    Services(Listing),
+    /// List endpoints.
+    Backends(Listing),
+    /// Show what would be done.
+    Plan(Plan, Box<Effective>),
+    /// Remove everything.
+    Cleanup(PinDir),
+}
+
+/// Sluice's own flags of `run`, and kube-proxy's that were given.
+#[derive(Clone, Debug, Args)]
+#[command(args_override_self = true)]
+pub struct Run {
+    /// Folder of Service and EndpointSlice manifests to follow instead of an API server
+    #[arg(long, value_name = "DIR", env = "SLUICE_SOURCE")]
+    pub source: Option<PathBuf>,
+    /// Cgroup whose processes are served [default: the root of the mounted cgroup v2 tree]
+    #[arg(long, value_name = "DIR", env = "SLUICE_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Room for this many service addresses in new maps; they grow before they fill
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub services_capacity: u32,
+    /// Room for this many endpoints in new maps; they grow before they fill
+    #[arg(long, value_name = "N", default_value_t = 262_144)]
+    pub slots_capacity: u32,
+    /// kube-proxy's configuration file; replaces most of kube-proxy's flags, and none of Sluice's own
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to do instead of running.
+    #[command(flatten)]
+    pub instead: Instead,
+    /// kube-proxy's flags.
+    #[arg(skip)]
+    pub flags: Flags,
+}
+
+/// Flags of `run` that ask for another deed.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Instead of running")]
+pub struct Instead {
+    /// Print the effective configuration and where each value came from, and exit; needs no privilege
+    #[arg(long)]
+    pub print_config: bool,
+    /// How to print the configuration
+    #[arg(short, long, default_value = "table", requires = "print_config")]
+    pub output: Form,
+    /// Write the configuration as a file for --config, and exit
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
+    /// The same as `sluice cleanup`
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub cleanup: bool,
+    /// Accepted: nothing needs to be prepared
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub init_only: bool,
+    /// Print the version
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub version: Option<String>,
+}
+
+/// How to print the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For programs and people.
+    Yaml,
+}
+
+/// Where programs and maps are pinned.
+#[derive(Clone, Debug, Args)]
+pub struct PinDir {
+    /// Directory for pins, on a bpf file system [default: `sluice` below the mounted one]
+    #[arg(long, value_name = "DIR", env = "SLUICE_PIN_DIR")]
+    pub pin_dir: Option<PathBuf>,
+}
+
+/// Where the daemon answers.
+#[derive(Clone, Debug, Args)]
+pub struct Socket {
+    /// Unix socket on which the daemon answers
+    #[arg(long, value_name = "PATH", default_value = "/run/sluice/sluice.sock", env = "SLUICE_SOCKET")]
+    pub socket: PathBuf,
+}
+
+/// Flags of `status`.
+#[derive(Clone, Debug, Args)]
+pub struct Status {
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Flags of `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct Plan {
+    /// Folder of manifests to read instead of an API server
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// Kubeconfig of the API server to read; without it and --source, that of --config, or the in-cluster service account
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of the node to plan for [default: the host name, lower case]
+    #[arg(long, value_name = "NAME", visible_aliases = ["node-name", "hostname-override"])]
+    pub node: Option<String>,
+    /// KubeProxyConfiguration that the daemon would run with
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address of the node, in place of those of its Node object; may be repeated
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_address: Vec<IpAddr>,
+    /// Say which rule made each list of endpoints, and why an endpoint is not used
+    #[arg(long)]
+    pub explain: bool,
+    /// Exit with 1 if there are problems
+    #[arg(long)]
+    pub strict: bool,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+}
+
+/// Flags of the lists.
+#[derive(Clone, Debug, Args)]
+pub struct Listing {
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+}
+
+/// Why there is no command line.
+#[derive(Debug)]
+pub enum Refused {
+    /// Help or version was asked for: print this and end well.
+    Asked(String),
+    /// Everything that is wrong.
+    Wrong(Vec<String>),
+}
+
+/// Reads the command line, and for `run` the configuration file that it names.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Task, Refused> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().map(with_dashes).collect();
+    let mut complaints = Vec::new();
+    loop {
+        let error = match read(&arguments) {
+            Ok((cli, own)) => return task(cli.verb, own, complaints),
+            Err(error) => error,
+        };
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Err(Refused::Asked(error.to_string()));
+        }
+        complaints.push(first_paragraph(&error));
+        // The complaint's cause is taken out, and the rest is read again for further ones.
+        if !take_out(&error, &mut arguments) {
+            return Err(Refused::Wrong(complaints));
+        }
+    }
+}
+
+/// kube-proxy takes `--cluster_cidr` for `--cluster-cidr`.
+fn with_dashes(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str().filter(|text| text.starts_with("--")) else { return argument };
+    let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+    format!("{}{value}", name.replace('_', "-")).into()
+}
+
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("run", |run| run.args(flags::arguments()))
+}
+
+fn read(arguments: &[OsString]) -> Result<(Cli, Vec<Own>), clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    let mut own = Vec::new();
+    if let (Verb::Run(run), Some(matches)) = (&mut cli.verb, matches.subcommand_matches("run")) {
+        run.flags = flags::given(matches);
+        own = own_flags(matches);
+    }
+    Ok((cli, own))
+}
+
+/// Sluice's own flags of `run`, with the origin of each value.
+fn own_flags(matches: &ArgMatches) -> Vec<Own> {
+    let command = <Run as Args>::augment_args(clap::Command::new("run"));
+    let settings = command.get_arguments().filter(|argument| {
+        !["Instead of running"].iter().any(|heading| argument.get_help_heading() == Some(*heading))
+    });
+    settings.map(|argument| own_flag(argument, matches)).chain(master(matches)).collect()
+}
+
+fn own_flag(argument: &Arg, matches: &ArgMatches) -> Own {
+    let id = argument.get_id().as_str();
+    let flag = format!("--{}", argument.get_long().unwrap_or(id));
+    let values =
+        matches.get_raw(id).map(|values| values.map(|value| value.to_string_lossy()).collect::<Vec<_>>());
+    let origin = match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => format!("flag {flag}"),
+        Some(ValueSource::EnvVariable) => {
+            format!(
+                "environment {}",
+                argument.get_env().map(|name| name.to_string_lossy()).unwrap_or_default()
+            )
+        }
+        Some(_) | None => "default".to_owned(),
+    };
+    Own { flag, value: values.unwrap_or_default().join(","), origin }
+}
+
+/// Not a field of the file, and yet it counts.
+fn master(matches: &ArgMatches) -> Option<Own> {
+    let values = matches.get_raw("master")?.next_back()?.to_string_lossy().into_owned();
+    Some(Own { flag: "--master".to_owned(), value: values, origin: "flag --master".to_owned() })
+}
+
+fn task(verb: Verb, own: Vec<Own>, complaints: Vec<String>) -> Result<Task, Refused> {
+    let task = match verb {
+        Verb::Run(run) => return run_or_instead(run, own, complaints),
+        Verb::Status(flags) => Task::Status(flags),
+        Verb::Services(flags) => Task::Services(flags),
+        Verb::Backends(flags) => Task::Backends(flags),
+        Verb::Plan(flags) => return plan(flags, complaints),
+        Verb::Cleanup(pins) => Task::Cleanup(pins),
+    };
+    if complaints.is_empty() { Ok(task) } else { Err(Refused::Wrong(complaints)) }
+}
+
+fn plan(plan: Plan, mut complaints: Vec<String>) -> Result<Task, Refused> {
+    if plan.source.is_some() && plan.kubeconfig.is_some() {
+        complaints.push(TWO_SOURCES.to_owned());
+    }
+    for (flag, path, directory) in
+        [("--source", &plan.source, true), ("--kubeconfig", &plan.kubeconfig, false)]
+    {
+        complaints.extend(path.as_ref().and_then(|path| unfit(flag, path, directory)));
+    }
+    let flags = plan.node.iter().map(|name| ("hostname-override", Value::Text(name.clone()))).collect();
+    match effective(plan.config.as_deref(), &flags) {
+        Ok(mut settled) if complaints.is_empty() => {
+            // The file says what the daemon does; where to look now is said here.
+            settled.kubeconfig = plan.kubeconfig.clone().or(settled.kubeconfig);
+            Ok(Task::Plan(plan, Box::new(settled)))
+        }
+        Ok(_) => Err(Refused::Wrong(complaints)),
+        Err(more) => {
+            complaints.extend(more);
+            Err(Refused::Wrong(complaints))
+        }
+    }
+}
+
+/// The order is kube-proxy's: write, clean up, initialise, run.
+fn run_or_instead(run: Run, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, Refused> {
+    if run.instead.version.as_ref().is_some_and(|how| how != "false") {
+        return Err(Refused::Asked(format!("sluice {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    complaints.extend(contradictions(&run));
+    let settled = match effective(run.config.as_deref(), &run.flags) {
+        Ok(settled) if complaints.is_empty() => Box::new(settled),
+        Ok(_) => return Err(Refused::Wrong(complaints)),
+        Err(more) => {
+            complaints.extend(more);
+            return Err(Refused::Wrong(complaints));
+        }
+    };
+    let Instead { print_config, output, write_config_to, cleanup, init_only, version: _ } =
+        run.instead.clone();
+    Ok(match (print_config, write_config_to, cleanup, init_only) {
+        (true, _, _, _) => Task::PrintConfig(settled, own, output),
+        (_, Some(path), _, _) => Task::WriteConfig(path, settled),
+        (_, _, true, _) => Task::Cleanup(run.pins),
+        (_, _, _, true) => Task::InitOnly,
+        (false, None, false, false) => Task::Run(Box::new(run), settled),
+    })
+}
+
+fn first_paragraph(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.starts_with("Usage") && !line.starts_with("For more"));
+    let joined = lines.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    joined.trim_start_matches("error: ").to_owned()
+}
+
+/// Removes the argument that an error is about; false if that cannot be told.
+fn take_out(error: &clap::Error, arguments: &mut Vec<OsString>) -> bool {
+    let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else { return false };
+    let flag = about.split([' ', '=', '[']).next().unwrap_or(about);
+    let refused = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value))
+            if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) =>
+        {
+            Some(value.as_str())
+        }
+        Some(_) | None => None,
+    };
+    let words: Vec<_> = arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+    let follows =
+        |at: usize| refused.is_some_and(|value| words.get(at + 1).is_some_and(|next| next == value));
+    let found = words.iter().enumerate().find_map(|(at, word)| {
+        let value = attached(flag, word)?;
+        // The flag may be there again, with a value that is right.
+        let meant = refused.is_none_or(|refused| value.trim_start_matches('=') == refused);
+        (meant || follows(at)).then_some((at, value.is_empty() && follows(at)))
+    });
+    let Some((at, with_next)) = found else { return false };
+    arguments.drain(at..=at + usize::from(with_next));
+    true
+}
+
+/// What is written behind a flag, or behind one of its other names, in the same word.
+fn attached<'a>(flag: &str, word: &'a str) -> Option<&'a str> {
+    let others = ALIASES.iter().filter(|(name, _)| *name == flag).map(|(_, other)| *other);
+    others.chain([flag]).find_map(|name| {
+        let rest = word.strip_prefix(name)?;
+        let short = !name.starts_with("--");
+        (rest.is_empty() || rest.starts_with('=') || short).then_some(rest)
+    })
+}
+
+/// Sluice's own settings that cannot be, each with the flag's name.
+fn contradictions(run: &Run) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let kubeconfig = run.config.is_none().then(|| load::kubeconfig(run)).flatten();
+    if run.source.is_some() && kubeconfig.is_some() {
+        wrong.push(TWO_SOURCES.to_owned());
+    }
+    for (flag, path, directory) in [
+        ("--source", &run.source, true),
+        ("--kubeconfig", &kubeconfig, false),
+        ("--cgroup", &run.cgroup, true),
+    ] {
+        wrong.extend(path.as_ref().and_then(|path| unfit(flag, path, directory)));
+    }
+    for (flag, value) in
+        [("--services-capacity", run.services_capacity), ("--slots-capacity", run.slots_capacity)]
+    {
+        if value < SMALLEST {
+            wrong.push(format!("{flag} is {value}, but the smallest map holds {SMALLEST}"));
+        }
+    }
+    wrong
+}
+
+fn unfit(flag: &str, path: &Path, directory: bool) -> Option<String> {
+    match fs::metadata(path) {
+        Err(error) => Some(format!("{flag} {}: {error}", path.display())),
+        Ok(found) if found.is_dir() != directory => {
+            let kind = if directory { "directory" } else { "file" };
+            Some(format!("{flag} {} is not a {kind}", path.display()))
+        }
+        Ok(_) => None,
+    }
+}
+
+impl Run {
+    /// Room in new maps.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { services: self.services_capacity, slots: self.slots_capacity }
+    }
+
+    /// The cgroup to serve: the one given, or the root of the v2 tree.
+    pub fn cgroup(&self) -> Option<PathBuf> {
+        self.cgroup.clone().or_else(|| mount_point(&mounts(), "cgroup2"))
+    }
+}
+
+impl PinDir {
+    /// The directory given, or the customary one on the mounted bpf file system.
+    pub fn path(&self) -> PathBuf {
+        let below = || mount_point(&mounts(), "bpf").unwrap_or_else(|| PathBuf::from(BPFFS)).join("sluice");
+        self.pin_dir.clone().unwrap_or_else(below)
+    }
+
+    /// Where a bpf file system has to be mounted for the default directory; `None` if there is one, or if another
+    /// directory was given.
+    pub fn mount_needed(&self) -> Option<&'static Path> {
+        let needed = self.pin_dir.is_none() && mount_point(&mounts(), "bpf").is_none();
+        needed.then_some(Path::new(BPFFS))
+    }
+}
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mounts").unwrap_or_default()
+}
+
+/// Where the first file system of a type is mounted. The format is that of fstab(5): fields parted by blanks, with
+/// blanks inside them as `\040`.
+fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let place = fields.next()?;
+        (fields.next()? == kind).then(|| PathBuf::from(place.replace("\\040", " ")))
+    })
+}
+
+#[cfg(test)]
+mod tests;

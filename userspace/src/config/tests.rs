@@ -1,0 +1,128 @@
+//! What the command line takes and refuses.
+
+use std::path::PathBuf;
+
+use super::{Refused, Task, mount_point, parse};
+
+fn read(line: &str) -> Result<Task, Refused> {
+    parse(std::iter::once("sluice").chain(line.split(' ')).map(Into::into))
+}
+
+fn complaints(line: &str) -> Vec<String> {
+    match read(line) {
+        Err(Refused::Wrong(complaints)) => complaints,
+        Err(Refused::Asked(text)) => vec![format!("asked: {text}")],
+        Ok(_) => Vec::new(),
+    }
+}
+
+/// The command line makes complaints with these words, one each.
+#[track_caller]
+fn check(line: &str, words: &[&str]) {
+    let found = complaints(line);
+    assert_eq!(found.len(), words.len(), "{line}: {found:#?}");
+    for word in words {
+        assert!(found.iter().any(|complaint| complaint.contains(word)), "{word} is not in: {found:#?}");
+    }
+}
+
+#[test]
+fn every_complaint_is_made_at_once() {
+    check(
+        "run --nonsense --slots-capacity many --services-capacity 2 --source /does/not/exist",
+        &["--nonsense", "many", "--services-capacity is 2", "/does/not/exist"],
+    );
+    check(
+        "run --masquerade-all=maybe --conntrack-min x --oom-score-adj=5000 -v loud --cleanup=x --config-sync-period 0",
+        &["--masquerade-all", "--conntrack-min", "oomScoreAdj", "--v", "--cleanup", "configSyncPeriod"],
+    );
+    check(
+        "run --config /does/not/exist --slots-capacity 1",
+        &["--config /does/not/exist", "--slots-capacity"],
+    );
+}
+
+#[test]
+fn two_sources_are_refused() {
+    check("run --source / --kubeconfig /proc/self/status", &["exclude each other"]);
+}
+
+#[test]
+fn a_good_command_line_has_no_complaints() {
+    for line in [
+        "run --source / --node-name n1",
+        "run --source / --node-name n1 --log-format json --verbosity 1",
+        "run -v2 --proxy-mode nftables --masquerade-all --iptables-localhost-nodeports=false",
+        "run -v=2 --v=4 --oom-score-adj -998 --conntrack-tcp-timeout-established 1h30m",
+        "run --nodeport-addresses 10.0.0.0/8,fd00::/8 --nodeport-addresses primary --cluster_cidr=10.244.0.0/16",
+        "run --feature-gates=AllAlpha=true,AllBeta=false --cluster-cidr= --init-only=false",
+        "status -o json",
+    ] {
+        check(line, &[]);
+    }
+}
+
+#[test]
+fn each_deed_instead_of_running_has_its_flag() {
+    let deed = |line: &str| match read(line) {
+        Ok(Task::Run(..)) => "run",
+        Ok(Task::PrintConfig(..)) => "print",
+        Ok(Task::WriteConfig(..)) => "write",
+        Ok(Task::InitOnly) => "init",
+        Ok(Task::Cleanup(_)) => "cleanup",
+        Ok(Task::Plan(..)) => "plan",
+        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_)) => "show",
+        Err(Refused::Asked(_)) => "asked",
+        Err(Refused::Wrong(_)) => "wrong",
+    };
+    for (line, expected) in [
+        ("run", "run"),
+        ("run --cleanup --init-only", "cleanup"),
+        ("run --cleanup=false", "run"),
+        ("run --init-only", "init"),
+        ("run --write-config-to x --cleanup", "write"),
+        ("run --print-config -o yaml", "print"),
+        ("run -o yaml", "wrong"),
+        ("run --version", "asked"),
+        ("run --version=raw", "asked"),
+        ("run --help", "asked"),
+        ("cleanup", "cleanup"),
+        ("backends", "show"),
+        ("run now", "wrong"),
+        ("plan --source / --node n1 --explain --strict -o yaml", "plan"),
+        ("plan --node-address 10.0.0.1 --node-address fd00::1,10.0.0.2", "plan"),
+        ("plan --node-address here", "wrong"),
+        ("plan --source /does/not/exist", "wrong"),
+        ("plan --source / --kubeconfig /proc/self/status", "wrong"),
+        ("plan --config /does/not/exist", "wrong"),
+    ] {
+        assert_eq!(deed(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn the_node_of_a_plan_is_the_one_named() {
+    let Ok(Task::Plan(_, effective)) = read("plan --node N1") else { panic!("no plan") };
+    assert_eq!(effective.node, "n1");
+}
+
+#[test]
+fn what_sluice_has_of_its_own_is_printed_with_its_origin() {
+    let Ok(Task::PrintConfig(effective, own, _)) = read("run --print-config --slots-capacity 99 --master m")
+    else {
+        panic!("not to be printed");
+    };
+    let text = crate::settings::print::table(&effective, &own);
+    let row = |flag: &str| text.lines().find(|line| line.starts_with(flag)).unwrap_or_default().to_owned();
+    assert!(row("--slots-capacity").ends_with("flag --slots-capacity"), "{text}");
+    assert!(row("--services-capacity").ends_with("default"), "{text}");
+    assert!(row("--master").ends_with("flag --master"), "{text}");
+    assert!(row("--cleanup").is_empty() && row("--output").is_empty(), "{text}");
+}
+
+#[test]
+fn mounts_are_found_by_type() {
+    let mounts = "a /sys tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\n";
+    assert_eq!(mount_point(mounts, "cgroup2"), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+    assert_eq!(mount_point(mounts, "bpf"), None);
+}
