@@ -1,11 +1,13 @@
 //! Sluice: the daemon that makes the addresses of Kubernetes Services answer on one node.
 //!
 //! Data runs one way: API objects ([`source`]) to facts ([`model`]) to what this node should do ([`desired`]) to a list
-//! of changes ([`plan`]) to the kernel ([`backend`]). One loop ([`reconcile`]) owns all state.
+//! of changes ([`plan`]) to the kernel ([`backend`]). One loop ([`reconcile`]) owns all state. [`dry_run`] stops before the
+//! kernel, and prints.
 
 pub mod backend;
 pub mod config;
 pub mod desired;
+pub mod dry_run;
 pub mod inspect;
 pub mod model;
 pub mod plan;

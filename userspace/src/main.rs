@@ -8,7 +8,7 @@ use anyhow::Context;
 use sluice::config::{self, Form, Refused, Run, Task};
 use sluice::settings::print::{self, Own};
 use sluice::settings::{Detail, Effective, LogFormat};
-use sluice::{inspect, privilege, run, source};
+use sluice::{dry_run, inspect, privilege, run, source};
 use tracing::{info, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -53,7 +53,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
         Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
-        Task::Plan(flags, effective) => return dry_run(&flags, *effective),
+        Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
     }
     Ok(ExitCode::SUCCESS)
@@ -61,7 +61,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
 
 /// Fails only if asked to: a plan with problems is a plan.
 #[expect(clippy::print_stderr, reason = "standard output is the plan's")]
-fn dry_run(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> {
+fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> {
     for warning in &effective.warnings {
         eprintln!("sluice: configuration: {warning}");
     }
@@ -72,15 +72,15 @@ fn dry_run(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCod
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(inspect::plan::fetch(&effective))?,
+            .block_on(dry_run::fetch(&effective))?,
     };
-    let question = inspect::plan::Question {
+    let question = dry_run::Question {
         node: effective.node,
         addresses: flags.node_address.clone(),
         settings: effective.settings,
         explain: flags.explain,
     };
-    let well = inspect::plan::show(&inspect::plan::plan(&question, objects), flags.output)?;
+    let well = dry_run::show(&dry_run::plan(&question, objects), flags.output)?;
     Ok(if well || !flags.strict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,3 +1,5 @@
+//! Services as a whole: ports, families, changes, health checks.
+
 use super::*;
 use crate::model::External;
 use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};

@@ -2,10 +2,9 @@
 //! writes.
 
 pub mod cleanup;
-pub mod plan;
 pub mod services;
 pub mod status;
-mod table;
+pub(crate) mod table;
 
 use serde::Serialize;
 
@@ -22,16 +21,16 @@ pub enum Output {
 }
 
 #[expect(clippy::print_stdout, reason = "printing is what these verbs are for")]
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     println!("{}", text.trim_end());
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-fn print_yaml(value: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn print_yaml(value: &impl Serialize) -> anyhow::Result<()> {
     print(&serde_norway::to_string(value)?);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Plain tables: columns as wide as their widest cell, two spaces apart, as `kubectl` prints them.
 
 /// Lays out rows under a head.
-pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)

@@ -37,7 +37,7 @@ pub struct ObjectRef {
 pub struct Problem {
     /// Whose it is: "Service default/web" or "file a.yaml".
     pub object: String,
-    /// Where in it: "spec.ports[1].port". Empty if it is the whole.
+    /// Where in it: `spec.ports[1].port`. Empty if it is the whole.
     pub field: String,
     /// What is wrong, with the value.
     pub message: String,

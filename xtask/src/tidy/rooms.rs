@@ -96,6 +96,7 @@ const ROOMS: &[Room] = &[
             "crate::serve",
             "crate::inspect",
             "crate::config",
+            "crate::settings",
         ],
         because: "the model is the cluster as typed facts and knows no other room",
         ..ROOM
@@ -112,8 +113,56 @@ const ROOMS: &[Room] = &[
             "crate::serve",
             "crate::inspect",
             "crate::config",
+            "crate::settings",
         ],
         because: "desired does not know where facts come from nor how the kernel stores them",
+        ..ROOM
+    },
+    Room {
+        within: "userspace/src/settings/",
+        except: &["userspace/src/settings/watch.rs"],
+        forbidden: WAITING,
+        because: PURE,
+        ..ROOM
+    },
+    Room {
+        within: "userspace/src/settings/",
+        forbidden: &[
+            "kube",
+            "k8s_openapi",
+            "crate::plan",
+            "crate::backend",
+            "crate::source",
+            "crate::reconcile",
+            "crate::serve",
+            "crate::inspect",
+            "crate::config",
+        ],
+        because: "settings turns text into decisions",
+        ..ROOM
+    },
+    Room {
+        within: "userspace/src/dry_run/",
+        except: &[
+            "userspace/src/dry_run/mod.rs",
+            "userspace/src/dry_run/contract.rs",
+            "userspace/src/dry_run/stories.rs",
+        ],
+        forbidden: WAITING,
+        because: PURE,
+        ..ROOM
+    },
+    Room {
+        within: "userspace/src/dry_run/",
+        forbidden: &[
+            "dataplane_ebpf",
+            "k8s_openapi",
+            "crate::plan",
+            "crate::backend",
+            "crate::reconcile",
+            "crate::serve",
+        ],
+        because: "a dry run ends where the kernel begins",
         ..ROOM
     },
     Room {

@@ -1,10 +1,10 @@
 //! The plan for people.
 
-use super::super::table::table;
 use super::document::{
     Address, Document, Explain, ExplainUnused, Flow, From, HealthCheck, Masquerade, ServicePort,
 };
 use super::draw::word;
+use crate::inspect::table::table;
 use crate::model::Problem;
 
 const HEAD: [&str; 9] =

@@ -16,8 +16,8 @@ use kube::Client;
 
 use self::document::Document;
 use self::draw::View;
-use super::{Output, print, print_json, print_yaml};
 use crate::desired::{Context, Desired, Settings};
+use crate::inspect::{Output, print, print_json, print_yaml};
 use crate::model::{Applied, Change, Cluster, Kind, Node, ObjectRef, Parsed};
 use crate::settings::Effective;
 use crate::{run, source};
