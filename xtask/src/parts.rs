@@ -1,4 +1,4 @@
-//! The real parts of the cluster tests: etcd, the API server, its controllers, and kube-proxy to measure against.
+//! The real parts of the cluster tests: etcd, the API server, its controllers, and kube-proxy to compare with.
 //!
 //! `tests/parts/go.mod` names them with their exact versions; nothing of their source is in this tree.
 

@@ -117,15 +117,18 @@ impl Round<'_> {
         }
         // The Kubernetes parts take longest and are started first.
         let parts = if rings.contains(&Ring::Cluster) { started(Parts::start(self.place)) } else { None };
-        if let Err(error) = self.tools_and_programs() {
+        if let Err(error) = self.tools_and_programs(rings) {
             progress::say(&format!("{error:#}"));
             self.unready = Some("what it needs could not be installed or built (see above)".to_owned());
         }
         parts
     }
 
-    fn tools_and_programs(&self) -> Result<()> {
+    fn tools_and_programs(&self, rings: &[Ring]) -> Result<()> {
         setup::lab(self.place, &self.host)?;
+        if rings.contains(&Ring::Cluster) {
+            setup::rival(self.place)?;
+        }
         let object = ebpf::build(self.place, &self.host)?;
         build::workspace(&self.host, Profile::Dev, &object)
     }

@@ -16,7 +16,7 @@ use crate::run;
 const NAMESPACES: (&str, Package) =
     ("ip", Package { name: "iproute2", why: "`ip`: makes the namespaces and links of the lab" });
 const RIVAL: (&str, Package) =
-    ("nft", Package { name: "nftables", why: "`nft`: kube-proxy, which we measure against, calls it" });
+    ("nft", Package { name: "nftables", why: "`nft`: kube-proxy, which we compare with, calls it" });
 
 /// What a person wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub(crate) enum Need {
     Host,
     /// See the main job: eBPF and namespaces.
     Demo,
-    /// All tests: the Kubernetes parts too.
+    /// All tests: the Kubernetes parts too, and what kube-proxy calls.
     Test,
-    /// Measure: the rival too.
+    /// Measure: the same.
     Bench,
 }
 
@@ -51,11 +51,7 @@ pub(crate) fn all(place: &Place, need: Need) -> Result<()> {
     match need {
         Need::Host => {}
         Need::Demo => lab(place, &host)?,
-        Need::Test => {
-            lab(place, &host)?;
-            parts::ensure(place)?;
-        }
-        Need::Bench => {
+        Need::Test | Need::Bench => {
             lab(place, &host)?;
             rival(place)?;
             parts::ensure(place)?;
