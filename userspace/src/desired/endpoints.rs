@@ -110,7 +110,8 @@ fn rank<'a>(one: &Candidate<'a>) -> (bool, bool, bool, Option<&'a Arc<str>>, Opt
 /// Chooses among the candidates. The two lists fall back to terminating endpoints each on its own, and hints are
 /// never applied to this node's list.
 pub fn choose(candidates: &[Candidate<'_>], needs: Needs, context: &Context) -> Chosen {
-    let here = |one: &Candidate<'_>| one.node.is_some_and(|node| *node == context.node);
+    let here =
+        |one: &Candidate<'_>| !context.node.is_empty() && one.node.is_some_and(|node| *node == context.node);
     let uses = candidates.iter().map(|one| Uses { cluster: false, local: false, here: here(one) });
     let mut uses: Vec<Uses> = uses.collect();
     let mut chosen =

@@ -118,18 +118,24 @@ impl Desired {
     /// Computes some Services anew, and those that contend with them for an address. Returns those whose outcome
     /// changed.
     pub fn update(&mut self, cluster: &Cluster, mut names: BTreeSet<ServiceName>) -> BTreeSet<ServiceName> {
-        let mut changed = BTreeSet::new();
+        let mut outcomes = BTreeMap::new();
         while let Some(name) = names.pop_first() {
-            let mut outcome = of_service(cluster, &self.context, &name);
+            let outcome = of_service(cluster, &self.context, &name);
             let created = cluster.service(&name).and_then(|service| service.created.as_deref());
-            // Those named in return ask for what they asked for before, so this comes to an end.
-            names.extend(self.claims.update(&name, created, &outcome.ports));
-            self.claims.settle(&name, &mut outcome.ports);
-            if self.put(&name, outcome) {
-                changed.insert(name);
-            }
+            let others = self.claims.update(&name, created, &outcome.ports);
+            outcomes.insert(name, outcome);
+            names.extend(others.into_iter().filter(|other| !outcomes.contains_key(other)));
         }
-        changed
+        // Only when all have asked is it known who holds what; before, an address would seem to come and go.
+        outcomes
+            .into_iter()
+            .filter_map(|(name, outcome)| self.settle(&name, outcome).then_some(name))
+            .collect()
+    }
+
+    fn settle(&mut self, name: &ServiceName, mut outcome: Outcome) -> bool {
+        self.claims.settle(name, &mut outcome.ports);
+        self.put(name, outcome)
     }
 
     fn put(&mut self, name: &ServiceName, outcome: Outcome) -> bool {
@@ -230,5 +236,7 @@ fn health_checks(service: &Service, ready_here: &BTreeSet<IpAddr>) -> Box<[Healt
     families.into_iter().map(check).collect()
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

@@ -50,13 +50,17 @@ pub fn parse(file: &str, text: &str) -> (Vec<Object>, Vec<Complaint>) {
     let several = documents.len() > 1;
     for (number, (line, document)) in (1..).zip(documents) {
         let within = if several { format!("document {number}") } else { String::new() };
-        found.yaml(document, &Place { line, within });
+        found.yaml(document, &Place { line, within, depth: 0 });
     }
     (found.objects, found.complaints)
 }
 
-/// YAML in flow style begins like JSON. What is neither is told of as JSON.
+/// YAML in flow style begins like JSON. What is neither is told of as JSON, and so is what nests deeper than any object
+/// does: a reader of YAML takes very long for that.
 fn is_yaml_only(text: &str) -> bool {
+    if opened(text) > DEEPEST_FLOW {
+        return false;
+    }
     let first = split(text).first().map(|(_, document)| *document).unwrap_or_default();
     serde_json::from_str::<IgnoredAny>(text).is_err()
         && serde_norway::from_str::<serde_json::Value>(first).is_ok()
@@ -86,6 +90,24 @@ fn says_nothing(line: &str) -> bool {
     line.trim().is_empty() || line.trim_start().starts_with('#') || line.starts_with('%')
 }
 
+/// Levels of brackets that an object in flow style may have.
+const DEEPEST_FLOW: usize = 64;
+
+/// How many brackets are open at once, at most; those in strings too.
+fn opened(text: &str) -> usize {
+    let mut depth = 0_usize;
+    let mut deepest = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 struct Found<'a> {
     file: &'a str,
     objects: Vec<Object>,
@@ -99,7 +121,12 @@ struct Place {
     line: usize,
     /// Empty if the file is one object.
     within: String,
+    /// How many lists it is in.
+    depth: u8,
 }
+
+/// Lists within lists are opened so far down; to go as deep as a text does would end in a stack overflow.
+const DEEPEST: u8 = 16;
 
 /// What is needed to know what a document is.
 #[derive(Default, Deserialize)]
@@ -168,12 +195,19 @@ impl Found<'_> {
             Some(EndpointSlice::KIND) => self.json_of::<EndpointSlice>(text, place, version),
             Some(Node::KIND) => self.json_of::<Node>(text, place, version),
             Some(ServiceCIDR::KIND) => self.json_of::<ServiceCIDR>(text, place, version),
+            Some(list) if list.ends_with("List") && place.depth == DEEPEST => {
+                self.complain(place, "items", &"a list within too many lists");
+            }
             Some(list) if list.ends_with("List") => {
                 let kind = list.strip_suffix("List").filter(|kind| !kind.is_empty());
                 let default = kind.map_or_else(Type::default, |_| Type { version, kind });
                 for (number, item) in (0..).zip(head.items.unwrap_or_default()) {
                     let within = format!("{} items[{number}]", place.within).trim_start().to_owned();
-                    self.json(item.get(), &Place { line: place.line, within }, default);
+                    self.json(
+                        item.get(),
+                        &Place { line: place.line, within, depth: place.depth + 1 },
+                        default,
+                    );
                 }
             }
             Some(_) => {}

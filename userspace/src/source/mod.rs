@@ -2,6 +2,8 @@
 
 pub mod folder;
 pub mod manifest;
+#[cfg(test)]
+mod manifest_fuzz;
 pub mod watch;
 
 use tokio::sync::mpsc::Sender;

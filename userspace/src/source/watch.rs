@@ -156,8 +156,10 @@ async fn list<K: Watched>(client: Client, node: &str) -> kube::Result<Vec<Change
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     match api.list(&K::selector(node).list()).await {
         Ok(found) => Ok(found.items.into_iter().map(change).collect()),
-        Err(error) if !Kind::NEEDED.contains(&K::KIND) && is_status(&error, 404) => Ok(Vec::new()),
-        Err(error) => Err(error),
+        Err(error) if Kind::NEEDED.contains(&K::KIND) => Err(error),
+        Err(error) if is_status(&error, 404) => Ok(Vec::new()),
+        // Whoever asks may be allowed to see Services only.
+        Err(error) => Ok(vec![problems(K::KIND, vec![problem(K::KIND, &error.to_string())])]),
     }
 }
 
@@ -298,7 +300,7 @@ impl Watch {
             warn!(kind = %self.kind, %error, "watch failed; what is known stays in force, retrying");
         }
         let message = format!("{error}; what is known stays in force");
-        self.report(vec![Problem::new("API server", format!("watch {}", self.kind), message)]).await?;
+        self.report(vec![problem(self.kind, &message)]).await?;
         sleep(self.pauses.next().unwrap_or(LAST_PAUSE)).await;
         self.failing = Some(Instant::now() + QUIET);
         Ok(())
@@ -313,13 +315,21 @@ impl Watch {
         self.report(Vec::new()).await
     }
 
-    async fn report(&self, problems: Vec<Problem>) -> Result<(), Closed> {
-        self.send(Change::Problems { object: format!("watch {}", self.kind), problems }).await
+    async fn report(&self, all: Vec<Problem>) -> Result<(), Closed> {
+        self.send(problems(self.kind, all)).await
     }
 
     async fn send(&self, change: Change) -> Result<(), Closed> {
         self.changes.send(change).await.map_err(|_| Closed)
     }
+}
+
+fn problem(kind: Kind, message: &str) -> Problem {
+    Problem::new("API server", format!("watch {kind}"), message)
+}
+
+fn problems(kind: Kind, problems: Vec<Problem>) -> Change {
+    Change::Problems { object: format!("watch {kind}"), problems }
 }
 
 fn is_expired(error: &watcher::Error) -> bool {
