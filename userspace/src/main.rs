@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use sluice::config::{self, Form, Refused, Run, Task};
+use sluice::model::Origin;
 use sluice::settings::print::{self, Own};
 use sluice::settings::{Detail, Effective, LogFormat};
 use sluice::{dry_run, inspect, privilege, run, source};
@@ -76,6 +77,7 @@ fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> 
     };
     let question = dry_run::Question {
         node: effective.node,
+        origin: if flags.source.is_some() { Origin::Folder } else { Origin::Server },
         addresses: flags.node_address.clone(),
         settings: effective.settings,
         explain: flags.explain,
@@ -107,10 +109,10 @@ fn init_only() {
 fn daemon(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     start_logging(effective);
     for warning in &effective.warnings {
-        warn!("configuration: {warning}");
+        warn!(warning, "configuration");
     }
     for note in &effective.notes {
-        info!("configuration: {note}");
+        info!(note, "configuration");
     }
     set_oom_score(effective);
     // Two threads: one for the loop, one for whatever else; the work is small and the node belongs to others.

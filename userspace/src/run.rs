@@ -13,6 +13,7 @@ use tracing::{error, info};
 
 use crate::backend::ebpf::{Ebpf, Settings};
 use crate::config::Run;
+use crate::model::{Cluster, Origin};
 use crate::reconcile::{Inputs, Reconciler};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
@@ -35,7 +36,7 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let source = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let mut running = tokio::spawn(reconciler(backend, source, effective).run(inputs));
+    let mut running = tokio::spawn(reconciler(flags, effective, backend, source).run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
         _ = terminate.recv() => true,
@@ -54,8 +55,10 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
 }
 
-fn reconciler(backend: Ebpf, source: String, effective: &Effective) -> Reconciler<Ebpf> {
-    Reconciler::new(backend, source, effective.settings.clone(), &effective.node)
+fn reconciler(flags: &Run, effective: &Effective, backend: Ebpf, source: String) -> Reconciler<Ebpf> {
+    let origin = if flags.source.is_some() { Origin::Folder } else { Origin::Server };
+    let cluster = Cluster::of_node(effective.node.as_str(), origin);
+    Reconciler::new(backend, source, effective.settings.clone(), cluster)
 }
 
 /// Ends when the configuration file holds something else; never if there is none.

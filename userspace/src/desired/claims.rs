@@ -1,5 +1,6 @@
-//! Who holds an address that two Services ask for: the older one. The API server gives an address to one
-//! Service only; manifests in a folder have nobody to see to that.
+//! Who holds an address that two Services ask for. The API server gives a ClusterIP and a node port to one Service only, and
+//! nobody else may take them: else whoever can write an external IP could take another Service's traffic. Of claims of
+//! one kind the older Service's counts. Manifests in a folder have nobody to see to any of that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,18 +23,18 @@ pub struct Claims {
 /// What one Service asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Asked {
-    created: Option<Box<str>>,
+    created: Option<i64>,
     /// Sorted, each claim once.
     claims: Box<[(Claim, Part)]>,
 }
 
-/// The part of a Service that asks.
+/// The part of a Service that asks. What comes first goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     ClusterIp,
     Port,
-    ExternalIp,
     LoadBalancer,
+    ExternalIp,
 }
 
 impl Part {
@@ -83,10 +84,10 @@ impl Claims {
     pub fn update(
         &mut self,
         name: &ServiceName,
-        created: Option<&str>,
+        created: Option<i64>,
         wanted: &[(PortId, ServicePort)],
     ) -> BTreeSet<ServiceName> {
-        let asked = Asked { created: created.map(Into::into), claims: claims(wanted) };
+        let asked = Asked { created, claims: claims(wanted) };
         let same = match self.asked.get(name) {
             Some(before) => *before == asked,
             None => asked.claims.is_empty(),
@@ -121,15 +122,31 @@ impl Claims {
     fn losses(&self, claim: &Claim) -> Vec<Problem> {
         let claimants = self.claimants.get(claim).map(Vec::as_slice).unwrap_or_default();
         let [holder, others @ ..] = claimants else { return Vec::new() };
-        let message = format!("{claim} is taken by Service {holder}, which came first");
+        let message = format!("{claim} is taken by Service {holder}, which goes first");
         let problem = |name| Problem::new(ObjectRef::from(name), self.field(name, claim), &message);
         others.iter().map(problem).collect()
     }
 
     /// Where a Service asks for it.
     fn field(&self, name: &ServiceName, claim: &Claim) -> &'static str {
-        let asked = self.asked.get(name).map(|asked| &*asked.claims).unwrap_or_default();
-        asked.iter().find(|(one, _)| one == claim).map_or("spec", |(_, part)| part.field())
+        self.part(name, claim).map_or("spec", Part::field)
+    }
+
+    fn part(&self, name: &ServiceName, claim: &Claim) -> Option<Part> {
+        let asked = &self.asked.get(name)?.claims;
+        let place = asked.binary_search_by_key(claim, |(one, _)| *one).ok()?;
+        asked.get(place).map(|(_, part)| *part)
+    }
+
+    /// Smaller goes first: by kind, then by age. A Service without a date is younger than any that has one; of two, the
+    /// name decides.
+    fn rank<'a>(
+        &self,
+        name: &'a ServiceName,
+        claim: &Claim,
+    ) -> (Option<Part>, bool, Option<i64>, &'a ServiceName) {
+        let created = self.asked.get(name).and_then(|asked| asked.created);
+        (self.part(name, claim), created.is_none(), created, name)
     }
 
     fn holder(&self, claim: &Claim) -> Option<&ServiceName> {
@@ -181,9 +198,10 @@ impl Claims {
     }
 
     fn enter_one(&mut self, name: &ServiceName, claim: Claim) {
+        let others = self.claimants.get(&claim).map(Vec::as_slice).unwrap_or_default();
+        let ours = self.rank(name, &claim);
+        let at = others.partition_point(|other| self.rank(other, &claim) < ours);
         let claimants = self.claimants.entry(claim).or_insert_with(|| Vec::with_capacity(1));
-        let asked = &self.asked;
-        let at = claimants.partition_point(|other| age(asked, other) < age(asked, name));
         claimants.insert(at, name.clone());
         if claimants.len() > 1 {
             self.contested.insert(claim);
@@ -197,15 +215,6 @@ fn claims(wanted: &[(PortId, ServicePort)]) -> Box<[(Claim, Part)]> {
     all.sort_unstable();
     all.dedup_by_key(|(claim, _)| *claim);
     all.into()
-}
-
-/// Smaller is older. A Service without a date is younger than any that has one; of two, the name decides.
-fn age<'a>(
-    asked: &'a BTreeMap<ServiceName, Asked>,
-    name: &'a ServiceName,
-) -> (bool, Option<&'a str>, &'a ServiceName) {
-    let created = asked.get(name).and_then(|asked| asked.created.as_deref());
-    (created.is_none(), created, name)
 }
 
 #[cfg(test)]
@@ -225,7 +234,7 @@ mod tests {
 
     #[test]
     fn the_older_of_two_services_keeps_the_address() {
-        let (old, new) = (Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00Z"));
+        let (old, new) = (Some(1), Some(2));
         check(&[("a", new, &[1, 2]), ("b", old, &[2, 3])], "a:1 b:2,3", 1);
         check(&[("b", old, &[2, 3]), ("a", new, &[1, 2])], "a:1 b:2,3", 1);
     }
@@ -237,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_service_without_a_date_is_younger_than_one_with() {
-        check(&[("a", None, &[1]), ("b", Some("2026-01-01T00:00:00Z"), &[1])], "a: b:1", 1);
+        check(&[("a", None, &[1]), ("b", Some(1), &[1])], "a: b:1", 1);
     }
 
     #[test]
@@ -252,11 +261,7 @@ mod tests {
 
     #[test]
     fn a_date_that_comes_late_counts() {
-        check(
-            &[("a", None, &[1]), ("b", None, &[1]), ("b", Some("2026-01-01T00:00:00Z"), &[1])],
-            "a: b:1",
-            1,
-        );
+        check(&[("a", None, &[1]), ("b", None, &[1]), ("b", Some(1), &[1])], "a: b:1", 1);
     }
 
     #[test]
@@ -265,7 +270,7 @@ mod tests {
         claims.update(&sample::name("a"), None, &wanted(&[1]));
         claims.update(&sample::name("b"), None, &wanted(&[1]));
         let said = "Service default/b: spec.clusterIP: \
-                    10.96.0.1:80/TCP is taken by Service default/a, which came first";
+                    10.96.0.1:80/TCP is taken by Service default/a, which goes first";
         assert_eq!(claims.problems().iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
     }
 
@@ -288,21 +293,26 @@ mod tests {
         claims.update(&sample::name("a"), None, &both);
         claims.update(&sample::name("b"), None, &both);
         let said = "Service default/b: spec.ports: \
-                    node port 65535/TCP (IPv4) is taken by Service default/a, which came first";
+                    node port 65535/TCP (IPv4) is taken by Service default/a, which goes first";
         assert_eq!(claims.problems()[0].to_string(), said);
         claims.settle(&sample::name("b"), &mut both);
         assert!(both[0].1.frontends.is_empty());
     }
 
     #[test]
-    fn a_cluster_ip_and_an_external_ip_may_contend() {
+    fn a_cluster_ip_goes_before_any_other_address_however_old() {
         let mut claims = Claims::default();
-        let mut external = wanted(&[1]);
-        let address = external[0].1.frontends[0].address().unwrap();
+        let [mut external, mut ingress, mut own] = [wanted(&[1]), wanted(&[1]), wanted(&[1])];
+        let address = own[0].1.frontends[0].address().unwrap();
         external[0].1.frontends = [Frontend::ExternalIp(address)].into();
-        claims.update(&sample::name("a"), None, &wanted(&[1]));
-        claims.update(&sample::name("b"), None, &external);
-        assert_eq!(claims.problems().len(), 1);
+        ingress[0].1.frontends = [Frontend::LoadBalancer(address)].into();
+        claims.update(&sample::name("a"), Some(1), &external);
+        assert_eq!(claims.update(&sample::name("b"), Some(2), &ingress), [sample::name("a")].into());
+        assert_eq!(claims.update(&sample::name("c"), None, &own), [sample::name("b")].into());
+        for (name, wanted, held) in [("a", &mut external, 0), ("b", &mut ingress, 0), ("c", &mut own, 1)] {
+            claims.settle(&sample::name(name), wanted);
+            assert_eq!(wanted[0].1.frontends.len(), held, "{name}");
+        }
     }
 
     #[test]
@@ -356,12 +366,11 @@ mod tests {
         }
     }
 
-    type Step = (&'static str, Option<&'static str>, Vec<u8>);
+    type Step = (&'static str, Option<i64>, Vec<u8>);
 
     fn some_steps() -> impl Strategy<Value = Vec<Step>> {
         let name = prop::sample::select(vec!["a", "b", "c", "d"]);
-        let created =
-            prop::sample::select(vec![None, Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00Z")]);
+        let created = prop::sample::select(vec![None, Some(1), Some(2)]);
         prop::collection::vec((name, created, prop::collection::vec(1_u8..5, 0..4)), 0..20)
     }
 
@@ -400,7 +409,7 @@ mod tests {
     }
 
     /// Takes the steps one after the other, then looks at who holds what.
-    fn check(steps: &[(&'static str, Option<&str>, &[u8])], holds: &str, problems: usize) {
+    fn check(steps: &[(&'static str, Option<i64>, &[u8])], holds: &str, problems: usize) {
         let mut claims = Claims::default();
         let mut latest = BTreeMap::new();
         for (name, created, numbers) in steps {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::settings::{Detector, NodePortAddress, Settings};
-use crate::model::{Family, Node};
+use crate::model::{Family, Kind, Node, ObjectRef, Problem};
 
 /// The node's part of the answer. Where it changes, every Service is computed anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,15 @@ pub enum NodePorts {
 }
 
 impl Context {
+    /// What is missing for the settings to mean something.
+    pub fn problems(&self, settings: &Settings) -> Vec<Problem> {
+        let blind =
+            settings.detector == Detector::NodeCidr && self.v4.pods.is_none() && self.v6.pods.is_none();
+        let object = ObjectRef::new(Kind::Node, "", self.node.clone());
+        let message = "is missing, so detectLocalMode NodeCIDR cannot tell pods: they count as outside";
+        blind.then(|| Problem::new(object, "spec.podCIDRs", message)).into_iter().collect()
+    }
+
     /// The context of the node called `name`, of which more may be known.
     pub fn of(settings: &Settings, name: &Arc<str>, node: Option<&Node>) -> Self {
         let family = |family| FamilyContext::of(settings, node, family);
@@ -81,6 +90,15 @@ impl Context {
 }
 
 impl FamilyContext {
+    /// Whether flows from the node itself look like flows from pods: its address is in their range.
+    pub fn node_is_pod(&self) -> bool {
+        match (&self.pods, self.primary) {
+            (Some(Pods::Within(range)), Some(own)) => range.contains(&own),
+            (Some(Pods::Within(_)), None)
+            | (Some(Pods::Interface(_) | Pods::InterfacePrefix(_)) | None, _) => false,
+        }
+    }
+
     fn of(settings: &Settings, node: Option<&Node>, family: Family) -> Self {
         let Settings { detector, masquerade_all: _, node_port_addresses, external_ips: _, bind_address } =
             settings;
@@ -146,7 +164,7 @@ fn range(entry: NodePortAddress, primary: Option<IpAddr>, family: Family) -> Opt
         ),
     };
     match entry {
-        NodePortAddress::Primary => primary.map(IpNet::from),
+        NodePortAddress::Primary => primary.filter(|own| !own.is_loopback()).map(IpNet::from),
         NodePortAddress::Localhost => Some(loopback),
         NodePortAddress::All => Some(all),
         NodePortAddress::Cidr(range) => (Family::of(range.addr()) == family).then_some(range),
@@ -172,6 +190,11 @@ mod tests {
         check("primary", "10.0.0.1", "10.0.0.1 fd00::1");
         check("primary", "", "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1");
         check("192.0.2.0/24", "10.0.0.1", "192.0.2.1 fd00::1");
+    }
+
+    #[test]
+    fn a_primary_address_on_loopback_is_as_good_as_none() {
+        check("primary", "127.0.0.1", "10.0.0.1 10.0.0.2 192.0.2.1 fd00::1");
     }
 
     #[test]

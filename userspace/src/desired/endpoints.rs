@@ -1,5 +1,6 @@
 //! Who answers for a service port: what all slices say, and which of it is used for what.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -102,9 +103,9 @@ fn belongs(port: &SlicePort, id: &ServicePortName) -> bool {
 /// One endpoint may be named twice: it moves between slices, or a new pod got the address of one that is still
 /// terminating. Then the one that does not terminate counts. Beyond that the API leaves it open; the rest makes the
 /// answer the same for every order.
-fn rank<'a>(one: &Candidate<'a>) -> (bool, bool, bool, Option<&'a Arc<str>>, Option<&'a Hints>) {
-    let Candidate { address: _, conditions, node, hints, slice: _ } = one;
-    (!conditions.terminating(), conditions.ready(), conditions.serving(), *node, *hints)
+fn rank<'a>(one: &Candidate<'a>) -> impl Ord + use<'a> {
+    let Candidate { address: _, conditions, node, hints, slice } = *one;
+    (!conditions.terminating(), conditions.ready(), conditions.serving(), node, hints, Reverse(slice))
 }
 
 /// Chooses among the candidates. The two lists fall back to terminating endpoints each on its own, and hints are

@@ -69,6 +69,8 @@ pub struct Desired {
     context: Context,
     services: BTreeMap<ServiceName, Outcome>,
     claims: Claims,
+    /// Services between which an address has moved since somebody asked.
+    contended: BTreeSet<ServiceName>,
 }
 
 impl PortId {
@@ -100,6 +102,12 @@ impl Desired {
         self.services.iter()
     }
 
+    /// The Services between which an address has moved since the last call. What one gives up another takes, so they
+    /// should be carried out together.
+    pub fn contended(&mut self) -> BTreeSet<ServiceName> {
+        std::mem::take(&mut self.contended)
+    }
+
     /// Addresses that Services ask for and do not get.
     pub fn problems(&self) -> Vec<Problem> {
         self.claims.problems()
@@ -121,8 +129,12 @@ impl Desired {
         let mut outcomes = BTreeMap::new();
         while let Some(name) = names.pop_first() {
             let outcome = of_service(cluster, &self.context, &name);
-            let created = cluster.service(&name).and_then(|service| service.created.as_deref());
+            let created = cluster.service(&name).and_then(|service| service.created);
             let others = self.claims.update(&name, created, &outcome.ports);
+            if !others.is_empty() {
+                self.contended.insert(name.clone());
+                self.contended.extend(others.iter().cloned());
+            }
             outcomes.insert(name, outcome);
             names.extend(others.into_iter().filter(|other| !outcomes.contains_key(other)));
         }
@@ -185,8 +197,11 @@ fn service_port(
         local: chosen.uses.iter().any(|uses| uses.local),
         reachable: chosen.reachable,
     };
-    let sources =
-        Sources { pods_known: context.family(family).pods.is_some(), masquerade_all: context.masquerade_all };
+    let sources = Sources {
+        pods_known: context.family(family).pods.is_some(),
+        node_is_pod: context.family(family).node_is_pod(),
+        masquerade_all: context.masquerade_all,
+    };
     ServicePort {
         frontends: frontends::frontends(service, port, address, context.external_ips),
         internal: routes::internal(service.internal_policy, lists, sources),

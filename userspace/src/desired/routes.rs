@@ -19,6 +19,8 @@ pub struct Lists {
 pub struct Sources {
     /// Whether traffic from pods can be told from other traffic.
     pub pods_known: bool,
+    /// Whether the node's own traffic looks like a pod's, because its address is in their range.
+    pub node_is_pod: bool,
     /// Whether all traffic to ClusterIPs is masqueraded.
     pub masquerade_all: bool,
 }
@@ -30,10 +32,11 @@ pub fn internal(policy: Policy, lists: Lists, sources: Sources) -> Routes {
         Policy::Cluster => List::Cluster,
         Policy::Local => List::Local,
     };
-    let Sources { pods_known, masquerade_all } = sources;
+    let Sources { pods_known, node_is_pod, masquerade_all } = sources;
     let always_if = |yes: bool| if yes { Masquerade::Always } else { Masquerade::Hairpin };
-    let others = to(list, always_if(pods_known || masquerade_all), lists);
-    Routes { pod: to(list, always_if(masquerade_all), lists), node: others, outside: others }
+    let pod = to(list, always_if(masquerade_all), lists);
+    let outside = to(list, always_if(pods_known || masquerade_all), lists);
+    Routes { pod, node: if node_is_pod { pod } else { outside }, outside }
 }
 
 /// To any other address. With the policy `Local`, traffic from inside is meant to behave as if it had gone out to
@@ -47,7 +50,7 @@ pub fn external(policy: Policy, lists: Lists, sources: Sources) -> Routes {
             let outside = to(List::Local, Masquerade::Hairpin, lists);
             let pod =
                 if sources.pods_known { to(List::Cluster, Masquerade::Hairpin, lists) } else { outside };
-            Routes { pod, node: everywhere, outside }
+            Routes { pod, node: if sources.node_is_pod { pod } else { everywhere }, outside }
         }
     }
 }
@@ -84,6 +87,14 @@ mod tests {
     #[test]
     fn where_pods_are_not_known_nobody_is_masqueraded_to_a_cluster_ip() {
         check(internal(Policy::Cluster, BOTH, unknown()), "cluster cluster cluster");
+    }
+
+    #[test]
+    fn a_node_within_the_range_of_pods_looks_like_one() {
+        let sources = Sources { node_is_pod: true, ..known() };
+        check(internal(Policy::Cluster, BOTH, sources), "cluster cluster cluster!");
+        check(external(Policy::Local, BOTH, sources), "cluster cluster local");
+        check(external(Policy::Cluster, BOTH, sources), "cluster! cluster! cluster!");
     }
 
     #[test]
@@ -127,11 +138,11 @@ mod tests {
     }
 
     fn known() -> Sources {
-        Sources { pods_known: true, masquerade_all: false }
+        Sources { pods_known: true, node_is_pod: false, masquerade_all: false }
     }
 
     fn unknown() -> Sources {
-        Sources { pods_known: false, masquerade_all: false }
+        Sources { pods_known: false, node_is_pod: false, masquerade_all: false }
     }
 
     /// For pod, node and outside; an exclamation mark means that the source is masqueraded.

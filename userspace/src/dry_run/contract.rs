@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::document::Document;
 use super::{Question, plan};
+use crate::model::Origin;
 use crate::settings;
 use crate::source::folder;
 
@@ -18,12 +19,26 @@ const CONFIG: &str =
 
 static SCHEMA: LazyLock<(Schemas, SchemaIndex)> = LazyLock::new(|| {
     let text: Value = serde_json::from_str(&fs::read_to_string(docs("plan.schema.json")).unwrap()).unwrap();
+    let mut text = text;
+    close(&mut text);
     let mut compiler = Compiler::new();
     compiler.add_resource("plan.schema.json", text).unwrap();
     let mut schemas = Schemas::new();
     let index = compiler.compile("plan.schema.json", &mut schemas).unwrap();
     (schemas, index)
 });
+
+/// Whoever reads a plan must take fields that are new; whoever writes one has none that are not told of.
+fn close(schema: &mut Value) {
+    if let Some(object) = schema.as_object_mut() {
+        if object.contains_key("properties") {
+            object.insert("additionalProperties".to_owned(), Value::Bool(false));
+        }
+        object.values_mut().for_each(close);
+    } else if let Some(list) = schema.as_array_mut() {
+        list.iter_mut().for_each(close);
+    }
+}
 
 fn docs(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name)
@@ -61,6 +76,7 @@ fn the_example_of_the_documentation_is_what_comes_out() {
     let objects = fs::read_to_string(docs("plan.example.yaml")).unwrap();
     let question = Question {
         node: "n1".to_owned(),
+        origin: Origin::Folder,
         addresses: Vec::new(),
         settings: settings::of_text(CONFIG).unwrap(),
         explain: true,

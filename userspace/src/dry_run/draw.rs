@@ -9,7 +9,7 @@ use super::document::{
 };
 use crate::desired::explain::{self, Explanation};
 use crate::desired::{self, Desired, Frontend, List, Outcome, PortId, Routes};
-use crate::model::{self, Cluster, Family, ObjectRef, Problem, Protocol, ServiceName};
+use crate::model::{self, Cluster, Family, Node, ObjectRef, Problem, Protocol, ServiceName};
 
 /// The facts, and what follows from them.
 pub struct View<'a> {
@@ -17,20 +17,22 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// What this node should do.
     pub desired: &'a Desired,
+    /// Our Node.
+    pub node: Option<&'a Node>,
     /// Whether to say why.
     pub explain: bool,
 }
 
 /// The whole document.
 pub fn document(view: &View<'_>) -> Document {
-    let View { cluster, desired, explain: _ } = view;
+    let View { cluster, desired, node: _, explain: _ } = view;
     let taken = taken(desired);
     let services: Vec<ServicePort> =
         desired.services().flat_map(|(name, outcome)| service_ports(view, &taken, name, outcome)).collect();
     let health_checks = desired.services().flat_map(|(name, outcome)| health_checks(name, outcome)).collect();
     let mut problems = cluster.problems();
     problems.extend(desired.problems());
-    problems.extend(unknown_node(cluster, desired));
+    problems.extend(unknown_node(view));
     problems.sort_unstable();
     problems.dedup();
     Document {
@@ -119,7 +121,7 @@ fn address(kind: Kind, at: SocketAddr, port: &desired::ServicePort, routes: &Rou
 /// The node's addresses at which node ports are served, in the order of the Node.
 fn node_addresses<'a>(view: &'a View<'_>, family: Family) -> impl Iterator<Item = IpAddr> + use<'a> {
     let accepting = &view.desired.context().family(family).node_ports;
-    let known = view.cluster.node().map(|node| &*node.addresses).unwrap_or_default().iter().copied();
+    let known = view.node.map(|node| &*node.addresses).unwrap_or_default().iter().copied();
     let known = known.filter(move |ip| Family::of(*ip) == family);
     known.filter(|ip| accepting.accepts(*ip))
 }
@@ -131,6 +133,11 @@ fn proxied(view: &View<'_>, name: &ServiceName, id: &PortId) -> Vec<Address> {
     let number = port_of(view, name, id).map(|port| port.port.get());
     let (Some(external), Some(port)) = (external, number) else { return Vec::new() };
     let ours = external.proxied.iter().filter(|ip| Family::of(**ip) == id.family);
+    // One that is asked for in another way too is served.
+    let served = |ip: &IpAddr| {
+        external.external_ips.contains(ip) || service.is_some_and(|one| one.addresses.contains(ip))
+    };
+    let ours = ours.filter(|ip| !served(ip));
     let pass = |ip: &IpAddr| Address {
         kind: Kind::LoadBalancer,
         ip: *ip,
@@ -159,8 +166,8 @@ fn health_checks(name: &ServiceName, outcome: &Outcome) -> Vec<HealthCheck> {
 }
 
 /// Without the Node it is not known where node ports are served.
-fn unknown_node(cluster: &Cluster, desired: &Desired) -> Option<Problem> {
-    let known = cluster.node().is_some_and(|node| !node.addresses.is_empty());
+fn unknown_node(View { cluster, desired, node, explain: _ }: &View<'_>) -> Option<Problem> {
+    let known = node.is_some_and(|node| !node.addresses.is_empty());
     let mut ports = desired.services().flat_map(|(_, outcome)| &outcome.ports);
     let matters = ports.any(|(_, port)| port.frontends.iter().any(|one| one.address().is_none()));
     let object = ObjectRef::new(model::Kind::Node, "", cluster.own_name().clone());
@@ -210,6 +217,9 @@ fn address_notes(view: &View<'_>, taken: &Taken, id: &PortId, port: &desired::Se
     for frontend in &port.frontends {
         let Frontend::NodePort(number) = *frontend else { continue };
         let at = |ip| SocketAddr::new(ip, number.get());
+        if node_addresses(view, id.family).next().is_none() {
+            notes.push(format!("node port {number}: no {} address of the node accepts it", id.family));
+        }
         let lost = node_addresses(view, id.family).map(at).filter(|at| taken.contains(&(*at, id.protocol)));
         notes.extend(
             lost.map(|at| format!("node port {at}: a Service has this very address, which comes first")),

@@ -18,7 +18,7 @@ use self::document::Document;
 use self::draw::View;
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::{Output, print, print_json, print_yaml};
-use crate::model::{Applied, Change, Cluster, Kind, Node, ObjectRef, Parsed};
+use crate::model::{Change, Cluster, Node, Origin};
 use crate::settings::Effective;
 use crate::{run, source};
 
@@ -27,6 +27,8 @@ use crate::{run, source};
 pub struct Question {
     /// Name of the node.
     pub node: String,
+    /// What the source shows.
+    pub origin: Origin,
     /// Its addresses, in place of the Node's; empty: the Node's.
     pub addresses: Vec<IpAddr>,
     /// The operator's decisions.
@@ -37,17 +39,42 @@ pub struct Question {
 
 /// The plan that follows from a listing of all objects.
 pub fn plan(question: &Question, objects: Vec<Change>) -> Document {
-    let Question { node, addresses, settings, explain } = question;
-    let mut cluster = Cluster::of_node(node.as_str());
+    let mut cluster = Cluster::of_node(question.node.as_str(), question.origin);
     objects.into_iter().for_each(|change| cluster.take(change));
-    if !addresses.is_empty() {
-        cluster.take(readdressed(&cluster, addresses));
-    }
-    let context = Context::of(settings, cluster.own_name(), cluster.node());
-    let mut desired = Desired::new(context);
+    let mut desired = Desired::new(context(question, &cluster));
     let all = cluster.dirty();
     desired.update(&cluster, all);
-    draw::document(&View { cluster: &cluster, desired: &desired, explain: *explain })
+    draw(question, &cluster, &desired)
+}
+
+fn context(question: &Question, cluster: &Cluster) -> Context {
+    Context::of(&question.settings, cluster.own_name(), node(question, cluster).as_ref())
+}
+
+fn draw(question: &Question, cluster: &Cluster, desired: &Desired) -> Document {
+    let node = node(question, cluster);
+    let mut document =
+        draw::document(&View { cluster, desired, node: node.as_ref(), explain: question.explain });
+    document.problems.extend(desired.context().problems(&question.settings));
+    document.problems.sort_unstable();
+    document
+}
+
+/// Our Node; with other addresses, or with nothing but these, where the question names some.
+fn node(question: &Question, cluster: &Cluster) -> Option<Node> {
+    let Question { node, origin: _, addresses, settings: _, explain: _ } = question;
+    let known = cluster.node().cloned();
+    if addresses.is_empty() {
+        return known;
+    }
+    let mut named: Vec<IpAddr> = Vec::new();
+    for address in addresses.iter().map(IpAddr::to_canonical) {
+        if !named.contains(&address) {
+            named.push(address);
+        }
+    }
+    let known = known.unwrap_or_else(|| Node { name: node.as_str().into(), ..Node::default() });
+    Some(Node { addresses: named.into(), ..known })
 }
 
 /// Everything the API server knows just now.
@@ -59,20 +86,12 @@ pub async fn fetch(effective: &Effective) -> anyhow::Result<Vec<Change>> {
     listing.with_context(|| format!("could not read the objects of the API server {server}"))
 }
 
-/// The Node with other addresses, or with nothing but these.
-fn readdressed(cluster: &Cluster, addresses: &[IpAddr]) -> Change {
-    let name = cluster.own_name().clone();
-    let known = cluster.node().cloned().unwrap_or_else(|| Node { name: name.clone(), ..Node::default() });
-    let value = Parsed::Keep(Node { addresses: addresses.into(), ..known });
-    Change::Node(Applied { object: ObjectRef::new(Kind::Node, "", name), value, problems: Vec::new() })
-}
-
 /// Prints a plan. True if there is nothing wrong in it.
 pub fn show(document: &Document, output: Output) -> anyhow::Result<bool> {
     match output {
         Output::Json => print_json(document)?,
         Output::Yaml => print_yaml(document)?,
-        Output::Table => print(&text::text(document)),
+        Output::Table => print(&text::text(document))?,
     }
     Ok(document.problems.is_empty())
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::document::{Address, Document, Explain, Flow, From, HealthCheck, Masquerade, ServicePort};
 use super::{Question, plan};
-use crate::model::{Change, Kind, ObjectRef};
+use crate::desired::Desired;
+use crate::model::{Change, Cluster, Kind, ObjectRef, Origin};
 use crate::settings;
 use crate::source::folder;
 
@@ -40,17 +41,26 @@ fn every_story_ends_as_it_is_told() {
 struct Scene {
     question: Question,
     changes: Vec<Change>,
+    live: Option<Live>,
+}
+
+/// What a daemon would keep, and how many changes it has seen.
+struct Live {
+    cluster: Cluster,
+    desired: Desired,
+    seen: usize,
 }
 
 /// The story with every expectation replaced by what happened.
 fn tell(story: &str) -> String {
     let question = Question {
         node: "n1".to_owned(),
+        origin: Origin::Folder,
         addresses: Vec::new(),
         settings: settings::of_text("").unwrap(),
         explain: false,
     };
-    let mut scene = Scene { question, changes: Vec::new() };
+    let mut scene = Scene { question, changes: Vec::new(), live: None };
     let mut told = String::new();
     for (order, body) in parts(story) {
         match order {
@@ -96,12 +106,39 @@ impl Scene {
         body
     }
 
-    fn happened(&self, explain: bool) -> String {
+    fn happened(&mut self, explain: bool) -> String {
         let question = Question { explain, ..self.question.clone() };
         let listing = self.changes.iter().cloned().chain(Kind::ALL.map(Change::End));
         let document = plan(&question, listing.collect());
         super::contract::check(&document);
+        assert_eq!(
+            self.followed(&question),
+            document,
+            "a daemon that follows the changes has another answer"
+        );
         text(&document) + "\n"
+    }
+}
+
+impl Scene {
+    /// The same, from what was kept and what is new.
+    fn followed(&mut self, question: &Question) -> Document {
+        let new = |node: &str| Live {
+            cluster: Cluster::of_node(node, Origin::Folder),
+            desired: Desired::default(),
+            seen: 0,
+        };
+        let kept = self.live.take().filter(|live| **live.cluster.own_name() == *question.node);
+        let mut live = kept.unwrap_or_else(|| new(&question.node));
+        self.changes[live.seen..].iter().for_each(|change| live.cluster.take(change.clone()));
+        live.seen = self.changes.len();
+        Kind::ALL.into_iter().for_each(|kind| live.cluster.take(Change::End(kind)));
+        live.desired.set_context(super::context(question, &live.cluster), &live.cluster);
+        let dirty = live.cluster.dirty();
+        live.desired.update(&live.cluster, dirty);
+        let document = super::draw(question, &live.cluster, &live.desired);
+        self.live = Some(live);
+        document
     }
 }
 

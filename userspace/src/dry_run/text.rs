@@ -53,7 +53,16 @@ fn flow(Flow { action, endpoints, masquerade, list: _ }: &Flow) -> String {
 
 fn explanation(service: &ServicePort) -> Option<String> {
     let Explain { lists, unused, notes } = service.explain.as_ref()?;
-    let ServicePort { namespace, name, port_name, protocol, family, .. } = service;
+    let ServicePort {
+        namespace,
+        name,
+        port_name,
+        protocol,
+        family,
+        addresses: _,
+        session_affinity: _,
+        explain: _,
+    } = service;
     let mut text = format!("\n{namespace}/{name}:{port_name} {protocol} {family}\n");
     for list in lists {
         text += &format!("  {} list: {}\n", list.list, list.rule);

@@ -8,19 +8,17 @@ use crate::backend::ebpf::Pins;
 
 /// Removes all pins; the kernel detaches the programs and frees the maps. Refused while a daemon runs: it would put
 /// everything back.
-pub fn run(pin_dir: &Path) -> Result<(), BackendError> {
+pub fn run(pin_dir: &Path) -> anyhow::Result<()> {
     if !pin_dir.try_exists().map_err(|source| BackendError::Pin {
         deed: "look at",
         path: pin_dir.to_owned(),
         source,
     })? {
-        print(&format!("nothing is installed below {}", pin_dir.display()));
-        return Ok(());
+        return print(&format!("nothing is installed below {}", pin_dir.display()));
     }
     let pins = Pins::new(pin_dir);
     let lock = pins.prepare()?;
     let removed = pins.remove_all()?;
     drop(lock);
-    print(&format!("removed {removed} pins below {}", pin_dir.display()));
-    Ok(())
+    print(&format!("removed {removed} pins below {}", pin_dir.display()))
 }

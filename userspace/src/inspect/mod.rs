@@ -6,6 +6,8 @@ pub mod services;
 pub mod status;
 pub(crate) mod table;
 
+use std::io::{self, BufWriter, Write as _};
+
 use serde::Serialize;
 
 /// How to print.
@@ -20,17 +22,24 @@ pub enum Output {
     Yaml,
 }
 
-#[expect(clippy::print_stdout, reason = "printing is what these verbs are for")]
-pub(crate) fn print(text: &str) {
-    println!("{}", text.trim_end());
+/// Whoever reads may have seen enough (`| head`): that is no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    written(writeln!(io::stdout().lock(), "{}", text.trim_end()))
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?);
-    Ok(())
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    written(done.and_then(|()| writeln!(out)).and_then(|()| out.flush()))
 }
 
 pub(crate) fn print_yaml(value: &impl Serialize) -> anyhow::Result<()> {
-    print(&serde_norway::to_string(value)?);
-    Ok(())
+    print(&serde_norway::to_string(value)?)
+}
+
+fn written(outcome: io::Result<()>) -> anyhow::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }

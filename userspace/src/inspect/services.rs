@@ -64,8 +64,7 @@ pub fn services(pin_dir: &Path, output: Output) -> anyhow::Result<()> {
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
     let head = ["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ADDRESS", "VERDICT", "ENDPOINTS", "AFFINITY"];
-    print(&table(&head, &rows));
-    Ok(())
+    print(&table(&head, &rows))
 }
 
 /// Prints the endpoints.
@@ -85,8 +84,7 @@ pub fn backends(pin_dir: &Path, output: Output) -> anyhow::Result<()> {
         cells
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    print(&table(&["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ENDPOINT", "STATE"], &rows));
-    Ok(())
+    print(&table(&["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ENDPOINT", "STATE"], &rows))
 }
 
 fn port_row(name: &ServicePortName) -> PortRow {

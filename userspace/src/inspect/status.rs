@@ -61,7 +61,7 @@ pub fn run(socket: &Path, pin_dir: &Path, output: Output) -> anyhow::Result<bool
     match output {
         Output::Json => print_json(&status)?,
         Output::Yaml => print_yaml(&status)?,
-        Output::Table => print(&text(&status)),
+        Output::Table => print(&text(&status))?,
     }
     Ok(status.daemon.is_some_and(|daemon| daemon.synced))
 }

@@ -72,11 +72,24 @@ pub struct Counts {
     pub endpoints: usize,
 }
 
+/// What a source shows of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Everything there is, and perhaps no Node at all.
+    #[default]
+    Folder,
+    /// What an API server selects for us: neither other proxies' Services nor other Nodes.
+    Server,
+}
+
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
+    origin: Origin,
     /// The name of our Node.
     own: Arc<str>,
+    /// Whether there are Nodes, but not necessarily ours.
+    other_nodes: bool,
     node: Option<Node>,
     /// Whether our Node was there and is not any more.
     node_gone: bool,
@@ -110,8 +123,8 @@ type SliceName = (Arc<str>, Arc<str>);
 
 impl Cluster {
     /// Nothing yet, seen from the node with this name.
-    pub fn of_node(name: impl Into<Arc<str>>) -> Self {
-        Self { own: name.into(), ..Self::default() }
+    pub fn of_node(name: impl Into<Arc<str>>, origin: Origin) -> Self {
+        Self { own: name.into(), origin, ..Self::default() }
     }
 
     /// Takes in what a source reports.
@@ -130,6 +143,8 @@ impl Cluster {
                     self.note(&object, problems);
                     self.node_gone = false;
                     self.node = value.kept().or(self.node.take());
+                } else {
+                    self.other_nodes = true;
                 }
             }
             Change::ServiceCidr(Applied { object, value, problems }) => {
@@ -183,7 +198,7 @@ impl Cluster {
 
     /// Whether some objects could not be read: then absence does not mean much.
     pub fn partial(&self) -> bool {
-        self.partial || !self.unreadable.is_empty()
+        self.partial || self.unreadable.iter().any(|object| Kind::NEEDED.contains(&object.kind))
     }
 
     /// A Service that is served.
@@ -209,22 +224,30 @@ impl Cluster {
     /// Everything that is wrong, in order, each thing once.
     pub fn problems(&self) -> Vec<Problem> {
         let stated = self.wrong.values().chain(self.wrong_elsewhere.values()).flatten().cloned();
-        let mut all: Vec<Problem> = stated.chain(self.strays()).chain(self.gone()).collect();
+        let mut all: Vec<Problem> = stated.chain(self.strays()).chain(self.no_node()).collect();
         all.sort_unstable();
         all.dedup();
         all
     }
 
-    /// Our Node, if it is not there any more.
-    fn gone(&self) -> Option<Problem> {
-        let object = ObjectRef::new(Kind::Node, "", self.own.clone());
-        let message = "has been deleted; what was known of it stays in force";
-        self.node_gone.then(|| Problem::new(object, "", message))
+    /// Our Node, if it is not there. A folder need not have Nodes; if it has some, ours should be among them.
+    fn no_node(&self) -> Option<Problem> {
+        let expected = self.origin == Origin::Server || self.other_nodes;
+        let message = match &self.node {
+            Some(_) => self.node_gone.then_some("has been deleted; what was known of it stays in force")?,
+            None => (expected && self.listed(Kind::Node)).then_some(
+                "does not exist; if that is not this node's name, no endpoint is local and no hint is followed",
+            )?,
+        };
+        Some(Problem::new(ObjectRef::new(Kind::Node, "", self.own.clone()), "", message))
     }
 
-    /// Slices whose Service does not exist.
+    /// Slices whose Service does not exist. An API server does not show Services of other proxies, and has slices of
+    /// theirs.
     fn strays(&self) -> impl Iterator<Item = Problem> {
-        let names = self.missing.iter().filter(|_| self.synced());
+        let certain = self.synced() && self.origin == Origin::Folder;
+        let unreadable = |name: &ServiceName| self.unreadable.contains(&ObjectRef::from(name));
+        let names = self.missing.iter().filter(move |name| certain && !unreadable(name));
         names.flat_map(|name| self.slices(name)).map(stray)
     }
 
@@ -522,6 +545,34 @@ mod tests {
     }
 
     #[test]
+    fn a_slice_whose_service_cannot_be_seen_is_no_problem() {
+        let mut cluster = Cluster::of_node("n1", Origin::Server);
+        let ends = Kind::NEEDED.map(Change::End);
+        [web_1("10.1.0.5")].into_iter().chain(ends.clone()).for_each(|change| cluster.take(change));
+        assert_eq!(cluster.problems(), []);
+        let unreadable = Change::Unreadable { object: object(Kind::Service, "web"), problems: Vec::new() };
+        let mut changes = vec![unreadable, web_1("10.1.0.5")];
+        changes.extend(ends);
+        check_problems(&changes, &[]);
+    }
+
+    #[test]
+    fn where_there_are_nodes_ours_should_be_among_them() {
+        let value = Parsed::Keep(Node { name: "n2".into(), ..Node::default() });
+        let other = Change::Node(Applied {
+            object: ObjectRef::new(Kind::Node, "", "n2"),
+            value,
+            problems: Vec::new(),
+        });
+        for (changes, wrong) in [(vec![], 0), (vec![other], 1)] {
+            let mut cluster = Cluster::of_node("n1", Origin::Folder);
+            changes.into_iter().for_each(|change| cluster.take(change));
+            cluster.take(Change::End(Kind::Node));
+            assert_eq!(cluster.problems().len(), wrong);
+        }
+    }
+
+    #[test]
     fn a_slice_of_a_skipped_service_is_no_problem() {
         let ends = [Change::End(Kind::Service), Change::End(Kind::EndpointSlice)];
         let skipped =
@@ -585,9 +636,11 @@ mod tests {
                 problems: Vec::new(),
             })
         };
-        let mut cluster = Cluster::of_node("n1");
+        let mut cluster = Cluster::of_node("n1", Origin::Server);
         cluster.take(node("n2"));
         assert_eq!(cluster.node(), None);
+        cluster.take(Change::End(Kind::Node));
+        assert!(cluster.problems()[0].message.starts_with("does not exist"));
         cluster.take(node("n1"));
         cluster.take(Change::Deleted(ObjectRef::new(Kind::Node, "", "n2")));
         assert!(cluster.node().is_some() && cluster.problems().is_empty());

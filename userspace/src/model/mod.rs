@@ -18,7 +18,7 @@ pub mod problem;
 pub(crate) mod sample;
 pub mod service;
 
-pub use cluster::{Applied, Change, Cluster, Counts};
+pub use cluster::{Applied, Change, Cluster, Counts, Origin};
 pub use endpoint::{Conditions, Endpoint, Hints, Slice, SlicePort};
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
 pub use node::{Node, ServiceCidr};

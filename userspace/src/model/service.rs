@@ -13,8 +13,8 @@ use super::{Family, Protocol, ServiceName};
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
-    /// When it was created, as RFC 3339 text; the older of two Services keeps an address that both ask for.
-    pub created: Option<Box<str>>,
+    /// When it was created, in seconds since 1970; the older of two Services keeps an address that both ask for.
+    pub created: Option<i64>,
     /// Its ClusterIPs, at most one a family, at least one.
     pub addresses: Box<[IpAddr]>,
     /// Its ports; names, numbers and node ports are unique within a protocol.

@@ -25,6 +25,9 @@ const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)]
 /// Services that are written at a time: a full load of 10,000 needs less memory so.
 const SHARE: usize = 512;
 
+/// So many problems of one kind are logged one by one.
+const FEW: usize = 20;
+
 /// How long the first write waits for the Node, whose zone decides about endpoints. Afterwards it goes on without.
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,9 +64,11 @@ pub struct Reconciler<B> {
     cluster: Cluster,
     desired: Desired,
     /// What the backend cannot do for a Service.
-    unserved: BTreeMap<ServiceName, Vec<Problem>>,
+    unserved: BTreeMap<ServiceName, BTreeSet<Problem>>,
     /// Services whose state in the kernel may be behind.
     pending: BTreeSet<ServiceName>,
+    /// Of those, the ones between which an address moves: they are written together, so that it is never without.
+    moving: BTreeSet<ServiceName>,
     /// Whether everything has been in the kernel once.
     synced: bool,
     /// Whether what an earlier daemon left, and nobody names any more, has been taken into account.
@@ -83,9 +88,8 @@ struct Failure {
 }
 
 impl<B: Backend> Reconciler<B> {
-    /// A loop over a backend, for the node with this name; `source` is what status calls the source.
-    pub fn new(backend: B, source: String, settings: Settings, node: &str) -> Self {
-        let cluster = Cluster::of_node(node);
+    /// A loop over a backend, on an empty cluster; `source` is what status calls the source.
+    pub fn new(backend: B, source: String, settings: Settings, cluster: Cluster) -> Self {
         let context = Context::of(&settings, cluster.own_name(), None);
         Self {
             backend,
@@ -97,6 +101,7 @@ impl<B: Backend> Reconciler<B> {
             desired: Desired::new(context),
             unserved: BTreeMap::new(),
             pending: BTreeSet::new(),
+            moving: BTreeSet::new(),
             synced: false,
             pruned: false,
             repair: false,
@@ -190,17 +195,32 @@ impl<B: Backend> Reconciler<B> {
         let mut changed = self.desired.set_context(context, &self.cluster);
         let dirty = self.cluster.dirty();
         changed.extend(self.desired.update(&self.cluster, dirty));
-        for name in &changed {
+        self.moving.extend(self.desired.contended());
+        self.note_unserved(&changed);
+        self.pending.extend(changed);
+    }
+
+    /// Notes what the backend cannot do, and logs what is new: each thing if there is little of it.
+    fn note_unserved(&mut self, changed: &BTreeSet<ServiceName>) {
+        let mut new = Vec::new();
+        for name in changed {
             let outcome = self.desired.service(name).into_iter().flat_map(|outcome| &outcome.ports);
             let problems = outcome.flat_map(|(id, port)| self.backend.unserved(&id.of(name), port));
-            let problems: Vec<Problem> = problems.collect();
-            if problems.is_empty() {
-                self.unserved.remove(name);
-            } else {
+            let problems: BTreeSet<Problem> = problems.collect();
+            let before = self.unserved.remove(name).unwrap_or_default();
+            new.extend(problems.difference(&before).cloned());
+            if !problems.is_empty() {
                 self.unserved.insert(name.clone(), problems);
             }
         }
-        self.pending.extend(changed);
+        if new.len() > FEW {
+            warn!(
+                ports = new.len(),
+                "some service ports ask for what is not served yet; `sluice status` names them"
+            );
+        } else {
+            new.iter().for_each(log);
+        }
     }
 
     /// Writes all that is pending, share by share, and puts the dataplane into force if it is not.
@@ -211,6 +231,7 @@ impl<B: Backend> Reconciler<B> {
             let Applied { puts, drops } = self.backend.apply(&wanted)?;
             total = Applied { puts: total.puts + puts, drops: total.drops + drops };
             self.pending.retain(|name| !wanted.contains_key(name));
+            self.moving.clear();
         }
         if !self.synced || self.repair {
             self.backend.enable()?;
@@ -224,7 +245,8 @@ impl<B: Backend> Reconciler<B> {
             let outcome = self.desired.service(name).into_iter().flat_map(|outcome| &outcome.ports);
             outcome.map(|(id, port)| (id.of(name), port.clone())).collect()
         };
-        self.pending.iter().take(SHARE).map(|name| (name.clone(), ports(name))).collect()
+        let together = self.moving.iter().filter(|name| self.pending.contains(*name));
+        together.chain(self.pending.iter().take(SHARE)).map(|name| (name.clone(), ports(name))).collect()
     }
 
     fn succeeded(&mut self, applied: Applied, received: Instant) {
@@ -280,17 +302,15 @@ impl<B: Backend> Reconciler<B> {
     /// Each problem is logged once, when it appears.
     fn log_problems(&mut self) {
         let now: BTreeSet<Problem> = self.problems().into_iter().collect();
-        for problem in now.difference(&self.logged) {
-            let Problem { object, field, message, source } = problem;
-            warn!(object, field, source, "{message}");
-        }
+        now.difference(&self.logged).for_each(log);
         self.logged = now;
     }
 
+    /// Everything that is wrong, but for what the backend cannot do.
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.cluster.problems();
         problems.extend(self.desired.problems());
-        problems.extend(self.unserved.values().flatten().cloned());
+        problems.extend(self.desired.context().problems(&self.settings));
         let kernel = |failure: &Failure| Problem::new("kernel", "", failure.message.clone());
         problems.extend(self.failure.as_ref().map(kernel));
         problems
@@ -313,9 +333,13 @@ impl<B: Backend> Reconciler<B> {
                 last_change_millis: self.last_change.map(|took| took.as_secs_f64() * 1e3),
             }),
             kernel: self.backend.report().ok(),
-            problems: self.problems(),
+            problems: self.problems().into_iter().chain(self.unserved.values().flatten().cloned()).collect(),
         }
     }
+}
+
+fn log(Problem { object, field, message, source }: &Problem) {
+    warn!(object, field, source, what = message, "problem");
 }
 
 fn tells_problems(change: &Change) -> bool {

@@ -12,7 +12,7 @@ use crate::backend::memory::Memory;
 use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
 use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
-use crate::model::{Applied, Change, Kind, Node, ObjectRef, Parsed};
+use crate::model::{Applied, Change, Cluster, Kind, Node, ObjectRef, Origin, Parsed};
 
 /// A loop at work.
 struct Rig {
@@ -29,7 +29,12 @@ impl Rig {
         let (changes, received) = mpsc::channel(64);
         let (ask, asks) = mpsc::channel(1);
         let (end, shutdown) = oneshot::channel();
-        let reconciler = Reconciler::new(backend.clone(), "test".to_owned(), Settings::default(), "n1");
+        let reconciler = Reconciler::new(
+            backend.clone(),
+            "test".to_owned(),
+            Settings::default(),
+            Cluster::of_node("n1", Origin::Folder),
+        );
         let task = tokio::spawn(reconciler.run(Inputs { changes: received, asks, shutdown }));
         Self { backend, changes, asks: ask, end, task }
     }
@@ -122,7 +127,7 @@ async fn another_zone_of_the_node_changes_the_endpoints_in_force() {
 async fn what_an_earlier_daemon_left_is_pruned_only_by_the_first_complete_pass() {
     let rig = Rig::start();
     rig.backend.with(|state| {
-        let mut cluster = crate::model::Cluster::default();
+        let mut cluster = Cluster::default();
         cluster.take(apply_service(service("old", "10.96.0.99", "http:80")));
         let old = name("old");
         let outcome = of_service(&cluster, &Context::default(), &old);
@@ -232,7 +237,7 @@ async fn hooks_that_cannot_be_put_right_at_once_are_tried_again() {
 async fn nothing_is_pruned_while_some_objects_cannot_be_read() {
     let rig = Rig::start();
     rig.backend.with(|state| {
-        let mut cluster = crate::model::Cluster::default();
+        let mut cluster = Cluster::default();
         cluster.take(apply_service(service("old", "10.96.0.99", "http:80")));
         let old = name("old");
         let outcome = of_service(&cluster, &Context::default(), &old);

@@ -232,6 +232,8 @@ impl Ebpf {
         for (name, entries) in &self.have {
             all.add(name, &Entries::default(), entries);
         }
+        // An address may have gone to another service port already whose old holder is still to be written.
+        all.put_services.retain(|(key, service)| self.owners.get(key) == Some(&service.id));
         set.write(&all)?;
         info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
         (self.number, self.set, self.programs) = (number, set, programs);

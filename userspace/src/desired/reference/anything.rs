@@ -13,8 +13,8 @@ use super::generate::some_context;
 use crate::desired::Desired;
 use crate::model::sample::{apply_service, apply_slice};
 use crate::model::{
-    Cluster, Conditions, Endpoint, External, Hints, Policy, Protocol, Service, ServiceName, ServicePort,
-    Slice, SlicePort,
+    Cluster, Conditions, Endpoint, External, Hints, Origin, Policy, Protocol, Service, ServiceName,
+    ServicePort, Slice, SlicePort,
 };
 
 proptest! {
@@ -23,7 +23,7 @@ proptest! {
         services in vec(some_service(), 0..4), slices in vec(some_slice(), 0..4), context in some_context(),
         other in some_context(),
     ) {
-        let mut cluster = Cluster::of_node(context.node.clone());
+        let mut cluster = Cluster::of_node(context.node.clone(), Origin::Folder);
         let mut desired = Desired::new(context);
         services.into_iter().for_each(|service| cluster.take(apply_service(service)));
         slices.into_iter().for_each(|slice| cluster.take(apply_slice(slice)));
@@ -37,13 +37,13 @@ proptest! {
 }
 
 fn some_service() -> impl Strategy<Value = Service> {
-    let identity = (some_name(), proptest::option::of(".{0,3}"), boxed(some_ip(), 4), boxed(some_port(), 4));
+    let identity = (some_name(), any::<Option<i64>>(), boxed(some_ip(), 4), boxed(some_port(), 4));
     let rest = (any::<[bool; 2]>(), any::<u32>(), proptest::option::of(some_external()));
     (identity, rest).prop_map(|((name, created, addresses, ports), (local, affinity, external))| {
         let policy = |local| if local { Policy::Local } else { Policy::Cluster };
         Service {
             name: ServiceName::new("", name),
-            created: created.map(Into::into),
+            created,
             addresses,
             ports,
             internal_policy: policy(local[0]),

@@ -116,24 +116,38 @@ impl World {
         id: &PortId,
         frontend: Frontend,
     ) -> bool {
-        let older = all.iter().filter(|(other, _)| self.age(other) < self.age(name));
-        let mut ports = older.flat_map(|(_, outcome)| &outcome.ports);
-        ports.any(|(other, port)| {
-            other.protocol == id.protocol
-                && port.frontends.iter().any(|one| collide((other, *one), (id, frontend)))
+        let others = all.iter().filter(|(other, _)| *other != name);
+        let mut ports =
+            others.flat_map(|(other, outcome)| outcome.ports.iter().map(move |port| (other, port)));
+        ports.any(|(other, (other_id, port))| {
+            let mut colliding =
+                port.frontends.iter().filter(|one| collide((other_id, **one), (id, frontend)));
+            let goes_first =
+                |one: &Frontend| (kind(*one), self.age(other)) < (kind(frontend), self.age(name));
+            other_id.protocol == id.protocol && colliding.any(goes_first)
         })
     }
 
     /// Without a date it is the youngest; of the same date, the name decides.
-    fn age<'a>(&'a self, name: &'a ServiceName) -> (&'a str, &'a ServiceName) {
-        let created = self.cluster.service(name).and_then(|service| service.created.as_deref());
-        (created.unwrap_or("9999"), name)
+    fn age<'a>(&'a self, name: &'a ServiceName) -> (i64, &'a ServiceName) {
+        let created = self.cluster.service(name).and_then(|service| service.created);
+        (created.unwrap_or(i64::MAX), name)
     }
 
     fn anew(&self) -> (Outcomes, Vec<Problem>) {
         let mut desired = Desired::new(self.desired.context().clone());
         desired.update(&self.cluster, self.cluster.names().cloned().collect());
         (outcomes(&desired), sorted(desired.problems()))
+    }
+}
+
+/// A ClusterIP cannot be taken by an address that somebody wrote down, nor what a load balancer got by an external IP.
+fn kind(frontend: Frontend) -> u8 {
+    match frontend {
+        Frontend::ClusterIp(_) => 0,
+        Frontend::NodePort(_) => 1,
+        Frontend::LoadBalancer(_) => 2,
+        Frontend::ExternalIp(_) => 3,
     }
 }
 

@@ -54,7 +54,9 @@ fn accepts(settings: &Settings, node: Option<&Node>, address: IpAddr) -> bool {
 fn ranges(entry: NodePortAddress, primary: Option<IpAddr>) -> Vec<IpNet> {
     let all = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
     match entry {
-        NodePortAddress::Primary => primary.into_iter().map(IpNet::from).collect(),
+        NodePortAddress::Primary => {
+            primary.into_iter().filter(|own| !own.is_loopback()).map(IpNet::from).collect()
+        }
         NodePortAddress::Localhost => all(["127.0.0.0/8", "::1/128"]),
         NodePortAddress::All => all(["0.0.0.0/0", "::/0"]),
         NodePortAddress::Cidr(range) => vec![range],

@@ -14,7 +14,7 @@ use crate::desired::{
     Action, Context, Frontend, HealthCheck, List, Outcome, PortId, Routes, ServicePort, of_service,
 };
 use crate::model::sample::{apply_service, apply_slice};
-use crate::model::{self, Cluster, Family, Service, ServiceName, Slice};
+use crate::model::{self, Cluster, Family, Origin, Service, ServiceName, Slice};
 
 /// Beyond this many ways to merge duplicates a case is not worth its time.
 const MANY: usize = 200;
@@ -59,7 +59,7 @@ fn check(service: &Service, slices: &[Slice], context: &Context) -> Result<(), T
 }
 
 fn outcome(service: &Service, slices: &[Slice], context: &Context) -> Outcome {
-    let mut cluster = Cluster::of_node(context.node.clone());
+    let mut cluster = Cluster::of_node(context.node.clone(), Origin::Folder);
     cluster.take(apply_service(service.clone()));
     slices.iter().for_each(|slice| cluster.take(apply_slice(slice.clone())));
     of_service(&cluster, context, &service.name)

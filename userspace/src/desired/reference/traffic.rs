@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::addresses::Kind;
 use super::endpoints::{Asked, cluster_list, is_anybody_usable, local_list};
-use crate::desired::Masquerade;
+use crate::desired::{Masquerade, Pods};
 use crate::model::Policy;
 
 /// Where a flow comes from.
@@ -40,11 +40,20 @@ pub(super) fn verdict(asked: Asked<'_>, kind: Kind, source: Source) -> Verdict {
     }
 }
 
-/// Without a detector there are no pods.
+/// Without a detector there are no pods; who is in their range is one.
 fn as_recognised(asked: Asked<'_>, source: Source) -> Source {
     match source {
         Source::Pod if !has_detector(asked) => Source::Outside,
+        Source::Node if is_node_within_pods(asked) => Source::Pod,
         Source::Pod | Source::Node | Source::Outside => source,
+    }
+}
+
+fn is_node_within_pods(asked: Asked<'_>) -> bool {
+    let family = asked.context.family(asked.family);
+    match (&family.pods, family.primary) {
+        (Some(Pods::Within(range)), Some(own)) => range.contains(&own),
+        (Some(_) | None, _) => false,
     }
 }
 

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 
-use super::super::{External, Policy, address};
+use super::super::{External, Family, Policy, address};
 use super::findings::Findings;
 use super::service;
 
@@ -60,11 +60,14 @@ pub(super) fn external(
     reach: Reach,
     findings: &mut Findings,
 ) -> Option<Box<External>> {
-    let (load_balancer, proxied) = ingress(status, findings);
+    let (mut load_balancer, proxied) = ingress(status, findings);
     let (source_ranges, closed) = source_ranges(spec, findings);
+    for family in closed {
+        close(family, &mut load_balancer, findings);
+    }
     let external = External {
         external_ips: external_ips(spec, findings),
-        load_balancer: if closed { Box::default() } else { load_balancer },
+        load_balancer,
         proxied,
         source_ranges,
         health_check_port: health_check_port(spec, reach, findings),
@@ -134,27 +137,45 @@ fn read_address(field: &str, text: &str, findings: &mut Findings) -> Option<IpAd
     reachable
 }
 
-/// The ranges, and whether the addresses must stay closed: somebody wanted a filter, and none of it can be read.
-fn source_ranges(spec: &v1::ServiceSpec, findings: &mut Findings) -> (Box<[IpNet]>, bool) {
+/// The ranges, and the families whose addresses must stay closed: somebody wanted a filter there, and none of it can be
+/// read.
+fn source_ranges(spec: &v1::ServiceSpec, findings: &mut Findings) -> (Box<[IpNet]>, Vec<Family>) {
     let stated = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-    let mut found = Vec::new();
-    let mut unreadable = false;
+    let (mut found, mut closed): (Vec<IpNet>, Vec<Family>) = (Vec::new(), Vec::new());
     for (index, text) in stated.iter().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         match address::parse_range(text.trim()) {
             Some(range) => found.push(range),
             None => {
-                unreadable = true;
+                closed.extend(meant(text));
                 let field = format!("spec.loadBalancerSourceRanges[{index}]");
                 findings.note(field, format_args!("{text:?} is not a range such as 192.0.2.0/24"));
             }
         }
     }
-    let closed = unreadable && found.is_empty();
-    if closed {
-        let message = "none of the ranges can be read; the load balancer's addresses are not served";
-        findings.note("spec.loadBalancerSourceRanges", message);
-    }
+    closed.retain(|family| !found.iter().any(|range| Family::of(range.addr()) == *family));
+    closed.sort_unstable();
+    closed.dedup();
     (sorted(found), closed)
+}
+
+/// Nobody is let in at the addresses of a family.
+fn close(family: Family, load_balancer: &mut Box<[IpAddr]>, findings: &mut Findings) {
+    if load_balancer.iter().any(|ip| Family::of(*ip) == family) {
+        let message = format_args!(
+            "no {family} range can be read; the load balancer's {family} addresses are not served"
+        );
+        findings.note("spec.loadBalancerSourceRanges", message);
+        *load_balancer = load_balancer.iter().copied().filter(|ip| Family::of(*ip) != family).collect();
+    }
+}
+
+/// The families that a text which is no range may have been meant for.
+fn meant(text: &str) -> Vec<Family> {
+    match (text.contains(':'), text.contains('.')) {
+        (true, _) => vec![Family::V6],
+        (false, true) => vec![Family::V4],
+        (false, false) => vec![Family::V4, Family::V6],
+    }
 }
 
 /// Only a load balancer that must find the nodes with endpoints asks.

@@ -45,7 +45,7 @@ pub fn service(object: &v1::Service) -> (Parsed<Service>, Vec<Problem>) {
         return (Parsed::Skip, findings.finish());
     }
     let ObjectRef { kind: _, namespace, name } = this;
-    let created = metadata.creation_timestamp.as_ref().map(|time| time.0.to_string().into());
+    let created = metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
     let name = ServiceName { namespace, name };
     let service =
         Service { name, created, addresses, ports, internal_policy, external_policy, affinity, external };
@@ -434,7 +434,7 @@ mod tests {
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}});
         let said = [
             r#"spec.loadBalancerSourceRanges[0]: "192.0.2.0/33" is not a range such as 192.0.2.0/24"#,
-            "spec.loadBalancerSourceRanges: none of the ranges can be read; the load balancer's addresses are not served",
+            "spec.loadBalancerSourceRanges: no IPv4 range can be read; the load balancer's IPv4 addresses are not served",
         ];
         check_object(object, "10.96.0.10 |", &said);
     }
@@ -489,12 +489,12 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_creation_is_kept_as_text() {
+    fn the_time_of_creation_is_kept_in_seconds() {
         let meta = json!({"name": "web", "creationTimestamp": "2026-09-15T10:00:00Z"});
         let object =
             serde_json::from_value(json!({"metadata": meta, "spec": {"clusterIP": "10.96.0.10"}})).unwrap();
         let kept = service(&object).0.kept().unwrap();
-        assert_eq!(kept.created.as_deref(), Some("2026-09-15T10:00:00Z"));
+        assert_eq!(kept.created, Some(1_789_466_400));
         assert_eq!(kept.name.to_string(), "default/web");
     }
 
