@@ -65,6 +65,13 @@ impl Pod {
         call(&self.place(), protocol, to, 1, false)?.pop().context("no answer")
     }
 
+    /// Asks once and waits no longer than this for an answer.
+    pub fn call_within(&self, protocol: Protocol, to: SocketAddr, limit: Duration) -> Result<Answer> {
+        ask(&self.place(), protocol, to, &["--timeout-ms", &limit.as_millis().to_string()])?
+            .pop()
+            .context("no answer")
+    }
+
     /// Asks several times, each time over a new socket.
     pub fn calls(&self, protocol: Protocol, to: SocketAddr, count: u32) -> Result<Vec<Answer>> {
         call(&self.place(), protocol, to, count, false)
@@ -98,9 +105,14 @@ impl Node {
 }
 
 fn call(place: &Place, protocol: Protocol, to: SocketAddr, count: u32, keep: bool) -> Result<Vec<Answer>> {
+    let count = count.to_string();
+    let how = ["--count", &count, "--keep"];
+    ask(place, protocol, to, if keep { &how } else { &how[..2] })
+}
+
+fn ask(place: &Place, protocol: Protocol, to: SocketAddr, how: &[&str]) -> Result<Vec<Answer>> {
     let mut command = place.command(agent()?);
-    command.args(["call", protocol.word(), &to.to_string(), "--count", &count.to_string()]);
-    command.args(keep.then_some("--keep"));
+    command.args(["call", protocol.word(), &to.to_string()]).args(how);
     let output = command.output().context("could not run a client")?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the client failed: {complaint}");

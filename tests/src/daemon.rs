@@ -1,6 +1,8 @@
 //! The daemon of one node, as a process, and what its own commands say about it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
@@ -69,8 +71,12 @@ pub struct ServiceRow {
     pub family: String,
     /// Addresses that answer.
     pub addresses: Vec<String>,
+    /// `forward`, `reject` or `drop`.
+    pub verdict: String,
     /// How many endpoints get new flows.
     pub endpoints: u32,
+    /// How long a client keeps its endpoint.
+    pub affinity_seconds: Option<u32>,
     /// Which list is valid.
     pub generation: u32,
     /// Its number in the kernel.
@@ -105,6 +111,8 @@ pub struct Daemon {
     node: Node,
     settings: Settings,
     process: Process,
+    /// Its log was handed to the test, which judges it.
+    judged: bool,
 }
 
 /// How long a daemon may take for anything it does at once. Generous: other tests run beside this one.
@@ -121,7 +129,7 @@ impl Node {
     /// Starts a daemon.
     pub fn daemon_unsynced(&self, settings: Settings) -> Result<Daemon> {
         let process = start(self, &settings)?;
-        Ok(Daemon { node: self.clone(), settings, process })
+        Ok(Daemon { node: self.clone(), settings, process, judged: false })
     }
 
     /// Runs `sluice VERB ...` on the node, for its daemon or what that left behind.
@@ -132,6 +140,21 @@ impl Node {
             command.arg("--socket").arg(self.socket());
         }
         command.output().context("could not run sluice")
+    }
+
+    /// Runs `sluice plan ...` on the node, as somebody who may do nothing.
+    pub fn plan(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.place().command(sluice()?);
+        command.arg("plan").args(arguments).args(["--node", self.name()]);
+        become_nobody(&mut command);
+        command.output().context("could not run sluice plan")
+    }
+
+    /// The plan for this node as a document, and nothing wrong with asking for it.
+    pub fn plan_document(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.plan(&[arguments, &["-o", "json"]].concat())?;
+        ensure!(output.status.success(), "sluice plan failed: {}", String::from_utf8_lossy(&output.stderr));
+        parse(&output)
     }
 
     /// What is programmed, service by service.
@@ -169,6 +192,52 @@ impl Node {
             ensure!(found == Some(count), "{found:?} in {services:?}");
             Ok(())
         })
+    }
+
+    /// Waits until all ports of a Service do this with new flows: `forward`, `reject` or `drop`.
+    pub fn wait_verdict(&self, namespace: &str, name: &str, verdict: &str) -> Result<()> {
+        self.wait_rows(verdict, namespace, name, |row| row.verdict == verdict)
+    }
+
+    /// Waits until clients keep their endpoint for so many seconds at all ports of a Service.
+    pub fn wait_affinity(&self, namespace: &str, name: &str, seconds: Option<u32>) -> Result<()> {
+        let what = format!("affinity for {seconds:?} seconds");
+        self.wait_rows(&what, namespace, name, |row| row.affinity_seconds == seconds)
+    }
+
+    fn wait_rows(
+        &self,
+        what: &str,
+        namespace: &str,
+        name: &str,
+        is_it: impl Fn(&ServiceRow) -> bool,
+    ) -> Result<()> {
+        wait::until(&format!("{what} at {namespace}/{name}"), PATIENCE, || {
+            let services = self.services()?;
+            let ours = |row: &&ServiceRow| row.namespace == namespace && row.name == name;
+            let rows: Vec<_> = services.iter().filter(ours).collect();
+            ensure!(!rows.is_empty() && rows.iter().all(|row| is_it(row)), "{services:?}");
+            Ok(())
+        })
+    }
+
+    /// Waits until just these addresses are endpoints of a Service that get new flows, whatever the port.
+    pub fn wait_active(&self, namespace: &str, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        let wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        wait::until(&format!("{wanted:?} for {namespace}/{name}"), PATIENCE, || {
+            let backends = self.backends()?;
+            let rows = backends.iter().filter(|row| row.namespace == namespace && row.name == name);
+            let active = rows.filter(|row| row.state == "active");
+            let found = active.map(|row| Ok(row.endpoint.parse::<SocketAddr>()?.ip()));
+            ensure!(found.collect::<Result<BTreeSet<_>>>()? == wanted, "{backends:?}");
+            Ok(())
+        })
+    }
+
+    /// How often the kernel has counted something.
+    pub fn counter(&self, name: &str) -> Result<u64> {
+        let status = self.status()?;
+        status["kernel"]["counters"][name].as_u64().with_context(|| format!("no counter {name}: {status:#}"))
     }
 
     /// Waits until a Service is not programmed at all.
@@ -249,6 +318,21 @@ fn keep_only(command: &mut Command, kept: Vec<u8>) {
     unsafe { command.pre_exec(drop_others) };
 }
 
+/// By custom, the user and the group that own nothing.
+const NOBODY: u32 = 65_534;
+
+/// Gives up all rights at the last moment: the namespaces are entered before.
+fn become_nobody(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+    let change = || {
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setgid(NOBODY.into())?;
+        Ok(nix::unistd::setuid(NOBODY.into())?)
+    };
+    // SAFETY: the closure only makes system calls.
+    unsafe { command.pre_exec(change) };
+}
+
 impl Daemon {
     /// Waits until it says that it is synced.
     pub fn wait_synced(&self) -> Result<()> {
@@ -294,8 +378,9 @@ impl Daemon {
         self.wait_synced()
     }
 
-    /// Waits for its end, when it is expected to give up.
+    /// Waits for its end, when it is expected to give up. Whoever gets its log judges it.
     pub fn gives_up(&mut self) -> Result<(Option<i32>, String)> {
+        self.judged = true;
         let status = self.process.end(PATIENCE)?;
         Ok((status.code(), self.process.err.to_string()))
     }
@@ -326,7 +411,8 @@ impl Daemon {
 /// An error in the log fails the test that sees it, also one that looks elsewhere.
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Err(error) = self.no_errors()
+        if !self.judged
+            && let Err(error) = self.no_errors()
             && !std::thread::panicking()
         {
             panic!("{error:#}");

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// A folder of manifests. Files change as careful people change them: written beside, then renamed.
 #[derive(Clone, Debug)]
@@ -45,12 +45,13 @@ pub struct Service {
     name: String,
     addresses: Vec<IpAddr>,
     ports: Vec<Value>,
+    more: Map<String, Value>,
 }
 
 impl Service {
     /// In namespace `default`, with these cluster addresses.
     pub fn new(name: &str, addresses: &[IpAddr]) -> Self {
-        Self { name: name.to_owned(), addresses: addresses.to_vec(), ports: Vec::new() }
+        Self { name: name.to_owned(), addresses: addresses.to_vec(), ports: Vec::new(), more: Map::new() }
     }
 
     /// Adds a port; an empty name is no name.
@@ -64,11 +65,31 @@ impl Service {
         self
     }
 
+    /// Sets a field of the `spec`.
+    #[must_use]
+    pub fn set(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// Only endpoints of the client's own node.
+    #[must_use]
+    pub fn local(self) -> Self {
+        self.set("internalTrafficPolicy", "Local")
+    }
+
+    /// A client comes back to its endpoint within so many seconds.
+    #[must_use]
+    pub fn sticky(self, seconds: u32) -> Self {
+        self.set("sessionAffinity", "ClientIP")
+            .set("sessionAffinityConfig", json!({ "clientIP": { "timeoutSeconds": seconds } }))
+    }
+
     /// The object.
     pub fn object(&self) -> Value {
         let families: Vec<_> =
             self.addresses.iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
-        json!({
+        let mut object = json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": { "name": self.name, "namespace": "default" },
@@ -79,7 +100,9 @@ impl Service {
                 "ipFamilyPolicy": if families.len() > 1 { "RequireDualStack" } else { "SingleStack" },
                 "ports": self.ports,
             },
-        })
+        });
+        self.more.iter().for_each(|(field, value)| object["spec"][field] = value.clone());
+        object
     }
 }
 
@@ -142,6 +165,33 @@ impl Slice {
         self
     }
 
+    /// Says more of the last endpoint.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        if let Some(last) = self.endpoints.last_mut() {
+            last[field] = value.into();
+        }
+        self
+    }
+
+    /// The last endpoint runs on this node.
+    #[must_use]
+    pub fn on(self, node: &str) -> Self {
+        self.with("nodeName", node)
+    }
+
+    /// The last endpoint is meant for these zones.
+    #[must_use]
+    pub fn for_zones(self, zones: &[&str]) -> Self {
+        self.with("hints", json!({ "forZones": named(zones) }))
+    }
+
+    /// The last endpoint is meant for these nodes.
+    #[must_use]
+    pub fn for_nodes(self, nodes: &[&str]) -> Self {
+        self.with("hints", json!({ "forNodes": named(nodes) }))
+    }
+
     /// The object.
     pub fn object(&self) -> Value {
         json!({
@@ -157,6 +207,16 @@ impl Slice {
             "endpoints": self.endpoints,
         })
     }
+}
+
+fn named(names: &[&str]) -> Value {
+    names.iter().map(|name| json!({ "name": name })).collect()
+}
+
+/// A Node in a zone.
+pub fn node(name: &str, zone: &str) -> Value {
+    let labels = json!({ "topology.kubernetes.io/zone": zone });
+    json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "labels": labels } })
 }
 
 /// Several objects as one file of several documents.

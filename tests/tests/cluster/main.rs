@@ -3,6 +3,7 @@
 mod access;
 mod arrive;
 mod differential;
+mod node;
 mod outage;
 mod plane;
 mod pods;

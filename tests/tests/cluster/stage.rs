@@ -38,7 +38,7 @@ pub(crate) fn role() -> Value {
 pub(crate) struct Stage {
     pub(crate) objects: Objects,
     pub(crate) node: Node,
-    _lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 impl Stage {
@@ -48,7 +48,7 @@ impl Stage {
         let node = lab.node(name).expect("a node");
         let objects = plane.objects();
         objects.namespace(name).expect("a namespace");
-        Self { objects, node, _lab: lab }
+        Self { objects, node, lab }
     }
 
     /// A daemon under the service account of `deploy/`, synced.

@@ -1,10 +1,10 @@
 //! What is wrong is named; everything else works.
 
 use lab::Protocol;
-use lab::manifest::{Service, Slice, file};
+use lab::manifest::{Service, Slice, file, node};
 use serde_json::json;
 
-use crate::stage::{Stage, V4, V6, WEB4};
+use crate::stage::{PORT, Stage, V4, V6, WEB4, addresses, web_as};
 
 /// Puts `text` beside a Service that works, expects one problem, and then its end when the file goes.
 fn check(text: &str, object: &str, field: &str, words: &[&str]) {
@@ -90,6 +90,68 @@ fn an_address_that_two_services_claim_stays_with_the_first_and_is_named() {
     stage.manifests.put("bad.yaml", file(&[other])).unwrap();
     let message = stage.node.wait_problem("Service default/web-too", "spec.clusterIP").unwrap();
     assert!(message.contains("default/web"), "{message}");
+    assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok);
+}
+
+/// Two Services, `one` and `two`, that ask for the same thing beside addresses of their own; the second is named, and both
+/// answer at what is theirs.
+fn check_contested(field: &str, words: &[&str], claim: impl Fn(Service) -> Service) {
+    let stage = Stage::new();
+    let backend = stage.backend("a");
+    let _daemon = stage.daemon();
+    for (name, address) in [("one", "10.96.0.21"), ("two", "10.96.0.22")] {
+        let service = claim(Service::new(name, &[address.parse().unwrap()])).port("", "TCP", 80).object();
+        let slice = Slice::v4(&format!("{name}-1"), name).port("", "TCP", PORT).ready(backend.pod.v4());
+        let mut objects = [service, slice.object()];
+        if field == "spec.ports" {
+            objects[0]["spec"]["ports"][0]["nodePort"] = json!(30_080);
+        }
+        stage.manifests.put(&format!("{name}.yaml"), file(&objects)).unwrap();
+        stage.node.wait_endpoints("default", name, 1).unwrap();
+    }
+    let message = stage.node.wait_problem("Service default/two", field).unwrap();
+    assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message:?}");
+    for to in ["10.96.0.21:80", "10.96.0.22:80"] {
+        assert!(stage.client.call(Protocol::Tcp, to.parse().unwrap()).unwrap().ok, "{to}");
+    }
+}
+
+#[test]
+fn a_node_port_that_two_services_claim_stays_with_the_first_and_is_named() {
+    check_contested("spec.ports", &["30080/TCP", "default/one", "is taken by"], |service| {
+        service.set("type", "NodePort")
+    });
+}
+
+#[test]
+fn an_external_address_that_two_services_claim_stays_with_the_first_and_is_named() {
+    check_contested("spec.externalIPs", &["198.51.100.7:80/TCP", "default/one", "is taken by"], |service| {
+        service.set("externalIPs", json!(["198.51.100.7"]))
+    });
+}
+
+#[test]
+fn a_node_that_cannot_be_read_is_named() {
+    let text = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: 5}\n";
+    check(text, "Node n1", "spec.podCIDRs", &["5"]);
+}
+
+#[test]
+fn a_node_of_which_only_an_address_is_wrong_keeps_its_zone() {
+    let stage = Stage::new();
+    let (a, b) = (stage.backend("a"), stage.backend("b"));
+    let _daemon = stage.daemon();
+    let mut half = node("n1", "east");
+    half["status"]["addresses"] = json!([{ "type": "InternalIP", "address": "10.0.0.x" }]);
+    stage.manifests.put("node.yaml", file(&[half])).unwrap();
+    let text = web_as(
+        |service| service,
+        |slice, ip| slice.ready(ip(&a.pod)).for_zones(&["east"]).ready(ip(&b.pod)).for_zones(&["west"]),
+    );
+    stage.manifests.put("web.yaml", text).unwrap();
+    let message = stage.node.wait_problem("Node n1", "status.addresses[0].address").unwrap();
+    assert!(message.contains("10.0.0.x"), "{message}");
+    stage.node.wait_active("default", "web", &addresses(&[&a.pod])).unwrap();
     assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok);
 }
 

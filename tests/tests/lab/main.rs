@@ -2,13 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails: a panic has a stack")]
 
+mod affinity;
 mod bad_input;
 mod change;
 mod cleanup;
 mod clusterip;
+mod config;
 mod demo;
 mod folder;
 mod grow;
+mod hints;
+mod plan;
+mod policy;
 mod ports;
 mod privilege;
 mod restart;

@@ -1,7 +1,9 @@
 //! What most tests of this ring stand on: one node, one client, a folder of manifests and a dual-stack Service `web`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use lab::agent::Answer;
 use lab::manifest::{Service, Slice, State, file};
 use lab::{Daemon, Lab, Manifests, Node, Pod, Server, Settings};
 
@@ -76,15 +78,35 @@ pub(crate) fn pods(backends: &[Backend]) -> Vec<&Pod> {
 
 /// The Service `web` and its slices.
 pub(crate) fn web(ready: &[&Pod], draining: &[&Pod]) -> String {
-    let service = Service::new("web", &[V4, V6]).port("tcp", "TCP", 80).port("udp", "UDP", 80);
-    let mut slices = [Slice::v4("web-4", "web"), Slice::v6("web-6", "web")]
-        .map(|slice| slice.port("tcp", "TCP", PORT).port("udp", "UDP", PORT));
-    for (pods, state) in [(ready, State::Ready), (draining, State::Draining)] {
-        for pod in pods {
-            let [v4, v6] = slices;
-            slices = [v4.endpoint(pod.v4(), state), v6.endpoint(pod.v6(), state)];
-        }
-    }
-    let [v4, v6] = slices;
-    file(&[service.object(), v4.object(), v6.object()])
+    web_as(
+        |service| service,
+        |slice, ip| {
+            let slice = ready.iter().fold(slice, |slice, pod| slice.ready(ip(pod)));
+            draining.iter().fold(slice, |slice, pod| slice.endpoint(ip(pod), State::Draining))
+        },
+    )
+}
+
+/// `web` with more said of it: of the Service, and of the endpoints of each slice. The last argument of `endpoints`
+/// gives a pod's address of the slice's family.
+pub(crate) fn web_as(
+    service: impl FnOnce(Service) -> Service,
+    endpoints: impl Fn(Slice, &dyn Fn(&Pod) -> IpAddr) -> Slice,
+) -> String {
+    let plain = Service::new("web", &[V4, V6]).port("tcp", "TCP", 80).port("udp", "UDP", 80);
+    let ports = |slice: Slice| slice.port("tcp", "TCP", PORT).port("udp", "UDP", PORT);
+    let v4 = endpoints(ports(Slice::v4("web-4", "web")), &|pod| pod.v4().into());
+    let v6 = endpoints(ports(Slice::v6("web-6", "web")), &|pod| pod.v6().into());
+    file(&[service(plain).object(), v4.object(), v6.object()])
+}
+
+/// Addresses of pods, of both families.
+pub(crate) fn addresses(pods: &[&Pod]) -> Vec<IpAddr> {
+    pods.iter().flat_map(|pod| [IpAddr::V4(pod.v4()), IpAddr::V6(pod.v6())]).collect()
+}
+
+/// Which servers answered. Every call must have been answered.
+pub(crate) fn names(answers: &[Answer]) -> BTreeSet<&str> {
+    assert!(answers.iter().all(|answer| answer.ok), "{answers:?}");
+    answers.iter().map(|answer| answer.name.as_str()).collect()
 }

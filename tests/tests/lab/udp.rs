@@ -1,16 +1,8 @@
 //! Datagrams: a socket keeps its server.
 
-use std::collections::BTreeSet;
-
-use lab::agent::Answer;
 use lab::{Pace, Protocol, wait};
 
-use crate::stage::{Stage, WEB4, WEB6, pods};
-
-fn names(answers: &[Answer]) -> BTreeSet<&str> {
-    assert!(answers.iter().all(|answer| answer.ok), "{answers:?}");
-    answers.iter().map(|answer| answer.name.as_str()).collect()
-}
+use crate::stage::{Stage, WEB4, WEB6, names, pods};
 
 #[test]
 fn a_socket_that_is_not_connected_keeps_its_endpoint() {

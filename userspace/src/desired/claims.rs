@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use super::{Frontend, PortId, ServicePort};
@@ -13,19 +13,40 @@ use crate::model::{Family, ObjectRef, Problem, Protocol, ServiceName};
 /// All addresses that are asked for, and by whom.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    asked: BTreeMap<ServiceName, Asked>,
-    /// Who asks, the holder first. Never empty.
-    claimants: BTreeMap<Claim, Vec<ServiceName>>,
-    /// Claims with more than one claimant.
+    asked: BTreeMap<Claim, Claimants>,
+    /// What more than one Service asks for.
     contested: BTreeSet<Claim>,
+    /// What each Service asks for that is contested, or was when the Service was settled last: there its outcome does
+    /// not tell what it asks for.
+    rivals: BTreeMap<ServiceName, BTreeSet<Claim>>,
 }
 
-/// What one Service asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Asked {
-    created: Option<i64>,
-    /// Sorted, each claim once.
-    claims: Box<[(Claim, Part)]>,
+/// What only one Service can have. There is one for nearly every address: kept without padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    /// IPv6 address, or IPv4 as IPv4-mapped; unspecified for a node port.
+    ip: [u8; 16],
+    port: NonZeroU16,
+    protocol: Protocol,
+    /// The family of a node port.
+    node: Option<Family>,
+}
+
+/// Who asks for one thing. Nearly always it is one.
+#[derive(Clone, Debug)]
+enum Claimants {
+    One(Claimant),
+    /// The holder first; more than one.
+    Many(Vec<Claimant>),
+}
+
+/// A Service that asks; smaller goes first: by kind, then by age, and of one age the name decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claimant {
+    part: Part,
+    /// Seconds since 1970. A Service without a date is younger than any that has one.
+    created: i64,
+    name: ServiceName,
 }
 
 /// The part of a Service that asks. What comes first goes first.
@@ -42,75 +63,157 @@ impl Part {
         match self {
             Self::ClusterIp => "spec.clusterIP",
             Self::Port => "spec.ports",
-            Self::ExternalIp => "spec.externalIPs",
             Self::LoadBalancer => "status.loadBalancer",
+            Self::ExternalIp => "spec.externalIPs",
         }
     }
 }
 
-/// What only one Service can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
-    /// A port at an address of its own.
-    Address(SocketAddr, Protocol),
-    /// A port at the node's addresses.
-    NodePort(NonZeroU16, Protocol, Family),
-}
-
 impl Claim {
-    fn of(id: &PortId, frontend: Frontend) -> (Self, Part) {
-        let at = |address| Self::Address(address, id.protocol);
-        match frontend {
-            Frontend::NodePort(port) => (Self::NodePort(port, id.protocol, id.family), Part::Port),
-            Frontend::ClusterIp(address) => (at(address), Part::ClusterIp),
-            Frontend::ExternalIp(address) => (at(address), Part::ExternalIp),
-            Frontend::LoadBalancer(address) => (at(address), Part::LoadBalancer),
-        }
+    /// `None` for port zero, which no Service has.
+    fn of(id: &PortId, frontend: Frontend) -> Option<(Self, Part)> {
+        let at = |address: SocketAddr| {
+            let ip = match address.ip() {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            let port = NonZeroU16::new(address.port())?;
+            Some(Self { ip, port, protocol: id.protocol, node: None })
+        };
+        Some(match frontend {
+            Frontend::NodePort(port) => {
+                let claim = Self { ip: [0; 16], port, protocol: id.protocol, node: Some(id.family) };
+                (claim, Part::Port)
+            }
+            Frontend::ClusterIp(address) => (at(address)?, Part::ClusterIp),
+            Frontend::ExternalIp(address) => (at(address)?, Part::ExternalIp),
+            Frontend::LoadBalancer(address) => (at(address)?, Part::LoadBalancer),
+        })
     }
 }
 
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ip, port, protocol, node } = self;
+        match node {
+            None => {
+                let ip = Ipv6Addr::from(*ip).to_canonical();
+                write!(f, "{}/{protocol}", SocketAddr::new(ip, port.get()))
+            }
+            Some(family) => write!(f, "node port {port}/{protocol} ({family})"),
+        }
+    }
+}
+
+impl Claimants {
+    fn all(&self) -> &[Claimant] {
         match self {
-            Self::Address(address, protocol) => write!(f, "{address}/{protocol}"),
-            Self::NodePort(port, protocol, family) => write!(f, "node port {port}/{protocol} ({family})"),
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(all) => all,
         }
     }
 }
 
 impl Claims {
-    /// Registers what a Service asks for (nothing: it is gone), and returns the others whose outcome may have
-    /// changed.
+    /// Registers what a Service asks for (nothing: it is gone), in place of what it asked for when `before` was its
+    /// outcome. Returns the others whose outcome may have changed.
     pub fn update(
         &mut self,
         name: &ServiceName,
         created: Option<i64>,
+        before: &[(PortId, ServicePort)],
         wanted: &[(PortId, ServicePort)],
     ) -> BTreeSet<ServiceName> {
-        let asked = Asked { created, claims: claims(wanted) };
-        let same = match self.asked.get(name) {
-            Some(before) => *before == asked,
-            None => asked.claims.is_empty(),
-        };
-        if same {
-            return BTreeSet::new();
+        let wanted = claims(wanted);
+        let mut moved = BTreeSet::new();
+        for claim in self.asked_before(name, before) {
+            if !wanted.contains_key(&claim) {
+                self.change(claim, name, None, &mut moved);
+            }
         }
-        let holders_before = self.withdraw(name);
-        self.enter(name, asked, holders_before)
+        for (claim, part) in wanted {
+            let created = created.unwrap_or(i64::MAX);
+            let claimant = Claimant { part, created, name: name.clone() };
+            self.change(claim, name, Some(claimant), &mut moved);
+        }
+        moved.remove(name);
+        moved
     }
 
-    /// Takes away the addresses that another Service holds.
-    pub fn settle(&self, name: &ServiceName, wanted: &mut [(PortId, ServicePort)]) {
-        if self.contested.is_empty() {
+    fn asked_before(&self, name: &ServiceName, before: &[(PortId, ServicePort)]) -> BTreeSet<Claim> {
+        let mut all: BTreeSet<Claim> = claims(before).into_keys().collect();
+        all.extend(self.rivals.get(name).into_iter().flatten());
+        all
+    }
+
+    /// Enters a claim of a Service anew, or takes it out; notes between whom it has moved.
+    fn change(
+        &mut self,
+        claim: Claim,
+        name: &ServiceName,
+        claimant: Option<Claimant>,
+        moved: &mut BTreeSet<ServiceName>,
+    ) {
+        let known = self.asked.get(&claim).map(Claimants::all).unwrap_or_default();
+        if let [only] = known
+            && Some(only) == claimant.as_ref()
+        {
             return;
         }
+        let before = known.first().map(|one| one.name.clone());
+        let mut all: Vec<Claimant> = known.iter().filter(|one| one.name != *name).cloned().collect();
+        if let Some(claimant) = claimant {
+            let place = all.partition_point(|one| *one < claimant);
+            all.insert(place, claimant);
+        }
+        let after = all.first().map(|one| one.name.clone());
+        if before != after {
+            moved.extend([before, after].into_iter().flatten());
+        }
+        self.put(claim, name, all);
+    }
+
+    fn put(&mut self, claim: Claim, changed: &ServiceName, all: Vec<Claimant>) {
+        if all.len() > 1 {
+            self.contested.insert(claim);
+            for one in &all {
+                self.rivals.entry(one.name.clone()).or_default().insert(claim);
+            }
+        } else {
+            self.contested.remove(&claim);
+        }
+        if !all.iter().any(|one| one.name == *changed)
+            && let Some(claims) = self.rivals.get_mut(changed)
+        {
+            claims.remove(&claim);
+        }
+        let mut rest = all.into_iter();
+        match (rest.next(), rest.len()) {
+            (None, _) => drop(self.asked.remove(&claim)),
+            (Some(one), 0) => drop(self.asked.insert(claim, Claimants::One(one))),
+            (Some(one), _) => {
+                let all = std::iter::once(one).chain(rest).collect();
+                self.asked.insert(claim, Claimants::Many(all));
+            }
+        }
+    }
+
+    /// Takes away the addresses that another Service holds. The outcome says from now on what the Service asks for,
+    /// except where that is contested.
+    pub fn settle(&mut self, name: &ServiceName, wanted: &mut [(PortId, ServicePort)]) {
+        let Some(mut claims) = self.rivals.remove(name) else { return };
         for (id, port) in wanted {
             let held = |frontend: &Frontend| {
-                self.holder(&Claim::of(id, *frontend).0).is_none_or(|holder| holder == name)
+                Claim::of(id, *frontend)
+                    .is_none_or(|(claim, _)| self.holder(&claim).is_none_or(|one| one == name))
             };
             if !port.frontends.iter().all(held) {
                 port.frontends = port.frontends.iter().copied().filter(held).collect();
             }
+        }
+        claims.retain(|claim| self.contested.contains(claim));
+        if !claims.is_empty() {
+            self.rivals.insert(name.clone(), claims);
         }
     }
 
@@ -120,101 +223,28 @@ impl Claims {
     }
 
     fn losses(&self, claim: &Claim) -> Vec<Problem> {
-        let claimants = self.claimants.get(claim).map(Vec::as_slice).unwrap_or_default();
+        let claimants = self.asked.get(claim).map(Claimants::all).unwrap_or_default();
         let [holder, others @ ..] = claimants else { return Vec::new() };
-        let message = format!("{claim} is taken by Service {holder}, which goes first");
-        let problem = |name| Problem::new(ObjectRef::from(name), self.field(name, claim), &message);
+        let message = format!("{claim} is taken by Service {}, which goes first", holder.name);
+        let problem = |one: &Claimant| Problem::new(ObjectRef::from(&one.name), one.part.field(), &message);
         others.iter().map(problem).collect()
     }
 
-    /// Where a Service asks for it.
-    fn field(&self, name: &ServiceName, claim: &Claim) -> &'static str {
-        self.part(name, claim).map_or("spec", Part::field)
-    }
-
-    fn part(&self, name: &ServiceName, claim: &Claim) -> Option<Part> {
-        let asked = &self.asked.get(name)?.claims;
-        let place = asked.binary_search_by_key(claim, |(one, _)| *one).ok()?;
-        asked.get(place).map(|(_, part)| *part)
-    }
-
-    /// Smaller goes first: by kind, then by age. A Service without a date is younger than any that has one; of two, the
-    /// name decides.
-    fn rank<'a>(
-        &self,
-        name: &'a ServiceName,
-        claim: &Claim,
-    ) -> (Option<Part>, bool, Option<i64>, &'a ServiceName) {
-        let created = self.asked.get(name).and_then(|asked| asked.created);
-        (self.part(name, claim), created.is_none(), created, name)
-    }
-
     fn holder(&self, claim: &Claim) -> Option<&ServiceName> {
-        self.claimants.get(claim)?.first()
-    }
-
-    /// Removes all claims of a Service; returns who held each before.
-    fn withdraw(&mut self, name: &ServiceName) -> BTreeMap<Claim, Option<ServiceName>> {
-        let Asked { created: _, claims } = self.asked.remove(name).unwrap_or_default();
-        claims.into_iter().map(|(claim, _)| (claim, self.withdraw_one(name, claim))).collect()
-    }
-
-    fn withdraw_one(&mut self, name: &ServiceName, claim: Claim) -> Option<ServiceName> {
-        let claimants = self.claimants.get_mut(&claim)?;
-        let holder = claimants.first().cloned();
-        claimants.retain(|other| other != name);
-        let left = claimants.len();
-        if left == 0 {
-            self.claimants.remove(&claim);
-        }
-        if left < 2 {
-            self.contested.remove(&claim);
-        }
-        holder
-    }
-
-    /// Enters new claims; returns the others for whom a holder came or went.
-    fn enter(
-        &mut self,
-        name: &ServiceName,
-        asked: Asked,
-        mut before: BTreeMap<Claim, Option<ServiceName>>,
-    ) -> BTreeSet<ServiceName> {
-        for (claim, _) in &asked.claims {
-            before.entry(*claim).or_insert_with(|| self.holder(claim).cloned());
-        }
-        let new = asked.claims.clone();
-        if !new.is_empty() {
-            self.asked.insert(name.clone(), asked);
-        }
-        for (claim, _) in new {
-            self.enter_one(name, claim);
-        }
-        let moved = before.into_iter().filter_map(|(claim, before)| {
-            let after = self.holder(&claim).cloned();
-            (before != after).then_some([before, after])
-        });
-        moved.flatten().flatten().filter(|other| other != name).collect()
-    }
-
-    fn enter_one(&mut self, name: &ServiceName, claim: Claim) {
-        let others = self.claimants.get(&claim).map(Vec::as_slice).unwrap_or_default();
-        let ours = self.rank(name, &claim);
-        let at = others.partition_point(|other| self.rank(other, &claim) < ours);
-        let claimants = self.claimants.entry(claim).or_insert_with(|| Vec::with_capacity(1));
-        claimants.insert(at, name.clone());
-        if claimants.len() > 1 {
-            self.contested.insert(claim);
-        }
+        self.asked.get(claim)?.all().first().map(|one| &one.name)
     }
 }
 
-fn claims(wanted: &[(PortId, ServicePort)]) -> Box<[(Claim, Part)]> {
-    let all = wanted.iter().flat_map(|(id, port)| port.frontends.iter().map(|one| Claim::of(id, *one)));
-    let mut all: Vec<(Claim, Part)> = all.collect();
-    all.sort_unstable();
-    all.dedup_by_key(|(claim, _)| *claim);
-    all.into()
+/// What a Service asks for with these ports; what it asks for twice, by the part that goes first.
+fn claims(ports: &[(PortId, ServicePort)]) -> BTreeMap<Claim, Part> {
+    let mut all = BTreeMap::new();
+    for (id, port) in ports {
+        for (claim, part) in port.frontends.iter().filter_map(|one| Claim::of(id, *one)) {
+            let known = all.entry(claim).or_insert(part);
+            *known = part.min(*known);
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -267,8 +297,8 @@ mod tests {
     #[test]
     fn the_loser_and_the_holder_are_named() {
         let mut claims = Claims::default();
-        claims.update(&sample::name("a"), None, &wanted(&[1]));
-        claims.update(&sample::name("b"), None, &wanted(&[1]));
+        claims.update(&sample::name("a"), None, &[], &wanted(&[1]));
+        claims.update(&sample::name("b"), None, &[], &wanted(&[1]));
         let said = "Service default/b: spec.clusterIP: \
                     10.96.0.1:80/TCP is taken by Service default/a, which goes first";
         assert_eq!(claims.problems().iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
@@ -280,8 +310,8 @@ mod tests {
         let tcp = wanted(&[1]);
         let udp = wanted(&[1]).into_iter().map(|(id, port)| (PortId { protocol: Protocol::Udp, ..id }, port));
         let udp: Wanted = udp.collect();
-        claims.update(&sample::name("a"), None, &tcp);
-        claims.update(&sample::name("b"), None, &udp);
+        claims.update(&sample::name("a"), None, &[], &tcp);
+        claims.update(&sample::name("b"), None, &[], &udp);
         assert!(claims.problems().is_empty());
     }
 
@@ -290,8 +320,8 @@ mod tests {
         let mut claims = Claims::default();
         let mut both = wanted(&[1]);
         both[0].1.frontends = [Frontend::NodePort(NonZeroU16::MAX)].into();
-        claims.update(&sample::name("a"), None, &both);
-        claims.update(&sample::name("b"), None, &both);
+        claims.update(&sample::name("a"), None, &[], &both);
+        claims.update(&sample::name("b"), None, &[], &both);
         let said = "Service default/b: spec.ports: \
                     node port 65535/TCP (IPv4) is taken by Service default/a, which goes first";
         assert_eq!(claims.problems()[0].to_string(), said);
@@ -306,9 +336,9 @@ mod tests {
         let address = own[0].1.frontends[0].address().unwrap();
         external[0].1.frontends = [Frontend::ExternalIp(address)].into();
         ingress[0].1.frontends = [Frontend::LoadBalancer(address)].into();
-        claims.update(&sample::name("a"), Some(1), &external);
-        assert_eq!(claims.update(&sample::name("b"), Some(2), &ingress), [sample::name("a")].into());
-        assert_eq!(claims.update(&sample::name("c"), None, &own), [sample::name("b")].into());
+        claims.update(&sample::name("a"), Some(1), &[], &external);
+        assert_eq!(claims.update(&sample::name("b"), Some(2), &[], &ingress), [sample::name("a")].into());
+        assert_eq!(claims.update(&sample::name("c"), None, &[], &own), [sample::name("b")].into());
         for (name, wanted, held) in [("a", &mut external, 0), ("b", &mut ingress, 0), ("c", &mut own, 1)] {
             claims.settle(&sample::name(name), wanted);
             assert_eq!(wanted[0].1.frontends.len(), held, "{name}");
@@ -317,53 +347,88 @@ mod tests {
 
     #[test]
     fn nothing_is_left_when_all_are_gone() {
-        let mut claims = Claims::default();
+        let mut world = World::default();
         for asked in [&[1, 2][..], &[]] {
             for name in ["a", "b"] {
-                claims.update(&sample::name(name), None, &wanted(asked));
+                world.step(name, None, asked);
             }
         }
-        let Claims { asked, claimants, contested } = claims;
-        assert!(asked.is_empty() && claimants.is_empty() && contested.is_empty());
+        let Claims { asked, contested, rivals } = world.claims;
+        assert!(asked.is_empty() && contested.is_empty() && rivals.is_empty(), "{rivals:?}");
     }
 
     proptest! {
         #[test]
         fn whoever_is_not_named_keeps_its_outcome(steps in some_steps()) {
-            let mut claims = Claims::default();
-            let mut latest: BTreeMap<&str, Wanted> = BTreeMap::new();
+            let mut world = World::default();
             for (name, created, numbers) in steps {
-                let before = outcomes(&claims, &latest);
-                let wanted = wanted(&numbers);
-                let named = claims.update(&sample::name(name), created, &wanted);
-                latest.insert(name, wanted);
+                let named = world.step(name, created, &numbers);
                 prop_assert!(!named.contains(&sample::name(name)));
-                for (other, outcome) in outcomes(&claims, &latest) {
-                    let changed = before.get(other).is_some_and(|before| *before != outcome);
-                    prop_assert!(other == name || !changed || named.contains(&sample::name(other)));
-                }
+                // Only those named were settled again.
+                prop_assert_eq!(world.kept(), world.settled_anew());
             }
         }
 
         #[test]
         fn the_way_there_does_not_matter(steps in some_steps()) {
-            let mut claims = Claims::default();
+            let mut world = World::default();
             let mut last = BTreeMap::new();
             for (name, created, numbers) in steps {
-                claims.update(&sample::name(name), created, &wanted(&numbers));
+                world.step(name, created, &numbers);
                 last.insert(name, (created, numbers));
             }
-            let mut fresh = Claims::default();
+            let mut fresh = World::default();
             for (name, (created, numbers)) in last.iter().rev() {
-                fresh.update(&sample::name(name), *created, &wanted(numbers));
+                fresh.step(name, *created, numbers);
             }
-            prop_assert_eq!(claims.problems(), fresh.problems());
-            prop_assert_eq!(&claims.contested, &fresh.contested);
-            let latest = last.iter().map(|(name, (_, numbers))| (*name, wanted(numbers))).collect();
-            prop_assert_eq!(outcomes(&claims, &latest), outcomes(&fresh, &latest));
-            let held: Vec<SocketAddr> = outcomes(&claims, &latest).into_values().flatten().collect();
+            prop_assert_eq!(world.claims.problems(), fresh.claims.problems());
+            prop_assert_eq!(&world.claims.contested, &fresh.claims.contested);
+            prop_assert_eq!(world.kept(), fresh.kept());
+            let held: Vec<SocketAddr> = world.kept().into_values().flatten().collect();
             prop_assert_eq!(held.len(), held.iter().collect::<BTreeSet<_>>().len());
         }
+    }
+
+    /// Claims, and what their owner does with them.
+    #[derive(Default)]
+    struct World {
+        claims: Claims,
+        wanted: BTreeMap<ServiceName, Wanted>,
+        settled: BTreeMap<ServiceName, Wanted>,
+    }
+
+    impl World {
+        /// Registers what a Service asks for; settles it and those named.
+        fn step(&mut self, name: &str, created: Option<i64>, numbers: &[u8]) -> BTreeSet<ServiceName> {
+            let (name, wanted) = (sample::name(name), wanted(numbers));
+            let before = self.settled.get(&name).cloned().unwrap_or_default();
+            let named = self.claims.update(&name, created, &before, &wanted);
+            self.wanted.insert(name.clone(), wanted);
+            for one in named.iter().chain([&name]) {
+                let mut settled = self.wanted.get(one).cloned().unwrap_or_default();
+                self.claims.settle(one, &mut settled);
+                self.settled.insert(one.clone(), settled);
+            }
+            named
+        }
+
+        fn kept(&self) -> BTreeMap<ServiceName, Vec<SocketAddr>> {
+            self.settled.iter().map(|(name, wanted)| (name.clone(), addresses(wanted))).collect()
+        }
+
+        fn settled_anew(&self) -> BTreeMap<ServiceName, Vec<SocketAddr>> {
+            let mut claims = self.claims.clone();
+            let settled = |(name, wanted): (&ServiceName, &Wanted)| {
+                let mut wanted = wanted.clone();
+                claims.settle(name, &mut wanted);
+                (name.clone(), addresses(&wanted))
+            };
+            self.wanted.iter().map(settled).collect()
+        }
+    }
+
+    fn addresses(wanted: &Wanted) -> Vec<SocketAddr> {
+        wanted.iter().flat_map(|(_, port)| &port.frontends).filter_map(|one| one.address()).collect()
     }
 
     type Step = (&'static str, Option<i64>, Vec<u8>);
@@ -372,19 +437,6 @@ mod tests {
         let name = prop::sample::select(vec!["a", "b", "c", "d"]);
         let created = prop::sample::select(vec![None, Some(1), Some(2)]);
         prop::collection::vec((name, created, prop::collection::vec(1_u8..5, 0..4)), 0..20)
-    }
-
-    fn outcomes<'a>(
-        claims: &Claims,
-        latest: &BTreeMap<&'a str, Wanted>,
-    ) -> BTreeMap<&'a str, Vec<SocketAddr>> {
-        let settled = |(name, wanted): (&&'a str, &Wanted)| {
-            let mut wanted = wanted.clone();
-            claims.settle(&sample::name(name), &mut wanted);
-            let held = wanted.into_iter().flat_map(|(_, port)| port.frontends);
-            (*name, held.filter_map(Frontend::address).collect())
-        };
-        latest.iter().map(settled).collect()
     }
 
     /// Each number stands for the address 10.96.0.number:80.
@@ -410,18 +462,15 @@ mod tests {
 
     /// Takes the steps one after the other, then looks at who holds what.
     fn check(steps: &[(&'static str, Option<i64>, &[u8])], holds: &str, problems: usize) {
-        let mut claims = Claims::default();
-        let mut latest = BTreeMap::new();
+        let mut world = World::default();
         for (name, created, numbers) in steps {
-            let wanted = wanted(numbers);
-            claims.update(&sample::name(name), *created, &wanted);
-            latest.insert(*name, wanted);
+            world.step(name, *created, numbers);
         }
         let last = |address: &SocketAddr| address.to_string().replace("10.96.0.", "").replace(":80", "");
-        let outcomes = outcomes(&claims, &latest).into_iter();
-        let words = outcomes
-            .map(|(name, held)| format!("{name}:{}", held.iter().map(last).collect::<Vec<_>>().join(",")));
+        let words = world.kept().into_iter().map(|(name, held)| {
+            format!("{}:{}", name.name, held.iter().map(last).collect::<Vec<_>>().join(","))
+        });
         assert_eq!(words.collect::<Vec<_>>().join(" "), holds, "{steps:?}");
-        assert_eq!(claims.problems().len(), problems, "{steps:?}");
+        assert_eq!(world.claims.problems().len(), problems, "{steps:?}");
     }
 }

@@ -84,12 +84,12 @@ pub fn stated<'a>(slices: impl Iterator<Item = &'a Slice>, id: &ServicePortName)
 }
 
 fn candidate<'a>(endpoint: &'a Endpoint, port: &SlicePort, slice: &'a Arc<str>) -> Candidate<'a> {
-    let Endpoint { address, conditions, node, hints } = endpoint;
+    let Endpoint { address, conditions, place: _ } = endpoint;
     Candidate {
         address: SocketAddr::new(*address, port.port.get()),
         conditions: *conditions,
-        node: node.as_ref(),
-        hints: hints.as_deref(),
+        node: endpoint.node(),
+        hints: endpoint.hints(),
         slice,
     }
 }

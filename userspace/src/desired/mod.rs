@@ -130,7 +130,8 @@ impl Desired {
         while let Some(name) = names.pop_first() {
             let outcome = of_service(cluster, &self.context, &name);
             let created = cluster.service(&name).and_then(|service| service.created);
-            let others = self.claims.update(&name, created, &outcome.ports);
+            let before = self.services.get(&name).map(|before| &*before.ports).unwrap_or_default();
+            let others = self.claims.update(&name, created, before, &outcome.ports);
             if !others.is_empty() {
                 self.contended.insert(name.clone());
                 self.contended.extend(others.iter().cloned());
@@ -229,7 +230,7 @@ fn kept(candidates: &[Candidate<'_>], uses: &[Uses]) -> Box<[Endpoint]> {
     let serve = both.filter(|(one, uses)| {
         uses.cluster || uses.local || one.conditions.ready() || one.conditions.serving()
     });
-    serve.map(|(one, uses)| Endpoint { address: one.address, uses: *uses }).collect()
+    serve.map(|(one, uses)| Endpoint::new(one.address, *uses)).collect()
 }
 
 fn ready_on<'a>(candidates: &'a [Candidate<'_>], chosen: &'a Chosen) -> impl Iterator<Item = IpAddr> {

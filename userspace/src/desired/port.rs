@@ -1,6 +1,7 @@
 //! What this node does for one service port in one family: the value that every dataplane is computed from.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
@@ -76,11 +77,12 @@ pub enum Masquerade {
     Always,
 }
 
-/// One endpoint, and what it is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One endpoint, and what it is used for. There may be very many: its address is kept without padding.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// IPv6 address, or IPv4 as IPv4-mapped; network order.
+    ip: [u8; 16],
+    port: u16,
     /// What it is used for.
     pub uses: Uses,
 }
@@ -99,7 +101,29 @@ pub struct Uses {
 impl ServicePort {
     /// The endpoints of a list, sorted.
     pub fn list(&self, list: List) -> impl Iterator<Item = SocketAddr> {
-        self.endpoints.iter().filter(move |endpoint| endpoint.uses.is_in(list)).map(|one| one.address)
+        self.endpoints.iter().filter(move |endpoint| endpoint.uses.is_in(list)).map(Endpoint::address)
+    }
+}
+
+impl Endpoint {
+    /// From where it listens and what it is used for.
+    pub fn new(address: SocketAddr, uses: Uses) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Self { ip: ip.octets(), port: address.port(), uses }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.address(), self.uses)
     }
 }
 
@@ -131,6 +155,14 @@ mod tests {
 
     #[test]
     fn an_endpoint_and_a_frontend_stay_small() {
-        assert!(size_of::<Endpoint>() <= 36 && size_of::<Frontend>() <= 36, "there may be very many");
+        assert!(size_of::<Endpoint>() <= 22 && size_of::<Frontend>() <= 36, "there may be very many");
+    }
+
+    #[test]
+    fn an_endpoint_gives_its_address_back() {
+        for address in ["10.1.0.5:80", "[fd00::5]:65535"] {
+            let address: SocketAddr = address.parse().unwrap();
+            assert_eq!(Endpoint::new(address, Uses::default()).address(), address);
+        }
     }
 }

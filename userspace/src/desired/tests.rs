@@ -203,7 +203,7 @@ fn render((id, port): &(PortId, ServicePort)) -> String {
     let mut kept = port.endpoints.iter().filter(|one| !one.uses.cluster && !one.uses.local).peekable();
     if kept.peek().is_some() {
         line += " kept";
-        line.extend(kept.map(|one| format!(" {}", one.address)));
+        line.extend(kept.map(|one| format!(" {}", one.address())));
     }
     line
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::interner::Interner;
 use super::parse::SERVICE_NAME_LABEL;
 use super::{
-    Endpoint, Hints, Kind, Node, ObjectRef, Parsed, Problem, Service, ServiceCidr, ServiceName, Slice,
+    Endpoint, Kind, Node, ObjectRef, Parsed, Place, Problem, Service, ServiceCidr, ServiceName, Slice,
     SlicePort,
 };
 
@@ -95,12 +95,12 @@ pub struct Cluster {
     node_gone: bool,
     service_cidrs: BTreeMap<Arc<str>, ServiceCidr>,
     /// `None`: it exists and is skipped.
-    services: BTreeMap<ServiceName, Option<Service>>,
+    services: BTreeMap<ServiceName, Option<Box<Service>>>,
     /// The slices of each Service, sorted by name. No Service is without slices here, and nearly all have one: a
     /// list costs a tenth of what a map would.
     slices: BTreeMap<ServiceName, Vec<Slice>>,
-    /// Every slice that exists, and the Service it belongs to. `None`: it is skipped.
-    owners: BTreeMap<SliceName, Option<ServiceName>>,
+    /// Every slice that exists, and the name of the Service in its namespace that it belongs to. `None`: it is skipped.
+    owners: BTreeMap<SliceName, Option<Arc<str>>>,
     counts: Counts,
     /// Services without an object, but with slices.
     missing: BTreeSet<ServiceName>,
@@ -115,7 +115,8 @@ pub struct Cluster {
     /// Of things that are no objects.
     wrong_elsewhere: BTreeMap<String, Vec<Problem>>,
     names: Interner<str>,
-    hints: Interner<Hints>,
+    ports: Interner<[SlicePort]>,
+    places: Interner<Place>,
 }
 
 /// Namespace and name.
@@ -203,7 +204,7 @@ impl Cluster {
 
     /// A Service that is served.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)?.as_ref()
+        self.services.get(name)?.as_deref()
     }
 
     /// The slices of a Service, by name, whether or not there is such a Service.
@@ -260,12 +261,17 @@ impl Cluster {
     }
 
     fn put_service(&mut self, object: &ObjectRef, value: Parsed<Service>) {
-        let name = ServiceName { namespace: object.namespace.clone(), name: object.name.clone() };
-        let value = value.kept();
+        let mut name = ServiceName { namespace: object.namespace.clone(), name: object.name.clone() };
+        self.share_name(&mut name);
+        let mut value = value.kept().map(Box::new);
+        if let Some(service) = &mut value {
+            service.name.clone_from(&name);
+            service.ports.iter_mut().for_each(|port| self.names.share(&mut port.name));
+        }
         self.counts.services += usize::from(value.is_some());
         let before = self.services.insert(name.clone(), value);
         self.counts.services -= usize::from(matches!(before, Some(Some(_))));
-        let same = before.flatten().as_ref() == self.service(&name);
+        let same = before.flatten().as_deref() == self.service(&name);
         self.touch(name, !same);
     }
 
@@ -274,10 +280,12 @@ impl Cluster {
         if let Some(slice) = &mut value {
             self.share_names(slice);
         }
-        let owner = value.as_ref().map(|slice| slice.service.clone());
-        let before = self.owners.insert((namespace, name.clone()), owner.clone()).flatten();
+        let mut namespace = namespace;
+        self.names.share(&mut namespace);
+        let owner = value.as_ref().map(|slice| slice.service.name.clone());
+        let before = self.owners.insert((namespace.clone(), name.clone()), owner.clone()).flatten();
         if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
-            self.drop_slice(before, &name);
+            self.drop_slice(ServiceName { namespace, name: before }, &name);
         }
         if let Some(slice) = value {
             self.store_slice(Slice { name, ..slice });
@@ -342,7 +350,7 @@ impl Cluster {
             Kind::EndpointSlice => {
                 let owner = self.owners.remove(&(namespace.clone(), name.clone())).flatten();
                 if let Some(owner) = owner {
-                    self.drop_slice(owner, name);
+                    self.drop_slice(ServiceName { namespace: namespace.clone(), name: owner }, name);
                 }
             }
             Kind::Node => self.node_gone |= *name == self.own && self.node.is_some(),
@@ -381,20 +389,18 @@ impl Cluster {
         self.synced.insert(kind);
     }
 
-    fn share_names(&mut self, slice: &mut Slice) {
-        let Slice { name: _, service, ports, endpoints } = slice;
-        let ServiceName { namespace, name } = service;
+    fn share_name(&mut self, ServiceName { namespace, name }: &mut ServiceName) {
         self.names.share(namespace);
         self.names.share(name);
-        for SlicePort { name, protocol: _, port: _ } in ports {
-            self.names.share(name);
-        }
-        for Endpoint { address: _, conditions: _, node, hints } in endpoints {
-            if let Some(node) = node {
-                self.names.share(node);
-            }
-            if let Some(hints) = hints {
-                self.hints.share(hints);
+    }
+
+    fn share_names(&mut self, slice: &mut Slice) {
+        let Slice { name: _, service, ports, endpoints } = slice;
+        self.share_name(service);
+        self.ports.share(ports);
+        for Endpoint { address: _, conditions: _, place } in endpoints {
+            if let Some(place) = place {
+                self.places.share(place);
             }
         }
     }
@@ -673,14 +679,13 @@ mod tests {
         let mut cluster = Cluster::default();
         for slice_name in ["web-1", "web-2"] {
             let mut slice = slice(slice_name, "web", "http:80", "10.1.0.5");
-            slice.endpoints[0].node = Some("node-1".into());
+            slice.endpoints[0].place = Some(Arc::new(Place { node: Some("node-1".into()), hints: None }));
             cluster.take(apply_slice(slice));
         }
         let web = name("web");
         let slices: Vec<&Slice> = cluster.slices(&web).collect();
         assert!(Arc::ptr_eq(&slices[0].ports[0].name, &slices[1].ports[0].name));
-        let nodes: Vec<&Arc<str>> =
-            slices.iter().filter_map(|slice| slice.endpoints[0].node.as_ref()).collect();
+        let nodes: Vec<&Arc<str>> = slices.iter().filter_map(|slice| slice.endpoints[0].node()).collect();
         assert!(Arc::ptr_eq(nodes[0], nodes[1]));
     }
 

@@ -14,14 +14,14 @@ pub struct Slice {
     pub name: Arc<str>,
     /// The Service it belongs to.
     pub service: ServiceName,
-    /// Where its endpoints listen; every endpoint has every port.
-    pub ports: Box<[SlicePort]>,
+    /// Where its endpoints listen; every endpoint has every port. Many slices have the same, so they are shared.
+    pub ports: Arc<[SlicePort]>,
     /// Its endpoints.
     pub endpoints: Box<[Endpoint]>,
 }
 
 /// One port of a slice. It belongs to the port of the Service with the same name and protocol.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlicePort {
     /// Its name; the empty name is a name.
     pub name: Arc<str>,
@@ -38,10 +38,17 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Its condition.
     pub conditions: Conditions,
+    /// Where it runs and for whom it is meant first, if anything is known of that. Few differ, so they are shared.
+    pub place: Option<Arc<Place>>,
+}
+
+/// Where an endpoint runs, and for whom it is meant first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
     /// The node it runs on, if known.
     pub node: Option<Arc<str>>,
-    /// For whom it is meant first. Few differ, so they are shared.
-    pub hints: Option<Arc<Hints>>,
+    /// For whom it is meant first, if there is anybody.
+    pub hints: Option<Hints>,
 }
 
 /// Topology hints of an endpoint (KEP-2433, KEP-3015): which consumers should prefer it. At least one list is not
@@ -52,6 +59,23 @@ pub struct Hints {
     pub zones: Box<[Arc<str>]>,
     /// Names of nodes.
     pub nodes: Box<[Arc<str>]>,
+}
+
+impl Endpoint {
+    /// From its parts.
+    pub fn new(address: IpAddr, conditions: Conditions, place: Place) -> Self {
+        Self { address, conditions, place: (place != Place::default()).then(|| Arc::new(place)) }
+    }
+
+    /// The node it runs on, if known.
+    pub fn node(&self) -> Option<&Arc<str>> {
+        self.place.as_ref()?.node.as_ref()
+    }
+
+    /// For whom it is meant first.
+    pub fn hints(&self) -> Option<&Hints> {
+        self.place.as_ref()?.hints.as_ref()
+    }
 }
 
 /// Condition of an endpoint, with what the API left open already decided.
@@ -98,8 +122,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_takes_no_more_than_forty_eight_bytes() {
-        assert!(size_of::<Endpoint>() <= 48, "{}", size_of::<Endpoint>());
+    fn an_endpoint_takes_no_more_than_thirty_two_bytes() {
+        assert!(size_of::<Endpoint>() <= 32, "{}", size_of::<Endpoint>());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::{
-    Applied, Change, Conditions, Endpoint, Hints, Kind, ObjectRef, Parsed, Policy, Protocol, Service,
+    Applied, Change, Conditions, Endpoint, Hints, Kind, ObjectRef, Parsed, Place, Policy, Protocol, Service,
     ServiceName, ServicePort, Slice, SlicePort,
 };
 
@@ -72,12 +72,8 @@ fn endpoint(text: &str) -> Endpoint {
         list.unwrap_or_default().split(',').filter(|one| !one.is_empty()).map(Arc::from).collect()
     };
     let hints = Hints { zones: names(zone_hints), nodes: names(node_hints) };
-    Endpoint {
-        address: address.parse().unwrap(),
-        conditions,
-        node: node.map(Arc::from),
-        hints: (hints != Hints::default()).then(|| Arc::new(hints)),
-    }
+    let hints = (hints != Hints::default()).then_some(hints);
+    Endpoint::new(address.parse().unwrap(), conditions, Place { node: node.map(Arc::from), hints })
 }
 
 fn cut(text: &str, mark: char) -> (&str, Option<&str>) {

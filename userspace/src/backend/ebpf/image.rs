@@ -169,7 +169,7 @@ fn served(name: &ServicePortName, port: &ServicePort) -> Vec<SocketAddr> {
 fn backends(want: &ServicePort, have: &Entries, service: u32, numbers: &mut Numbers) -> Vec<(u32, Backend)> {
     let known: BTreeMap<Backend, u32> = have.backends.iter().map(|(id, backend)| (*backend, *id)).collect();
     let place = |endpoint: &desired::Endpoint| {
-        let backend = Backend { endpoint: Endpoint::from(endpoint.address), zero: [0; 2], service };
+        let backend = Backend { endpoint: Endpoint::from(endpoint.address()), zero: [0; 2], service };
         (known.get(&backend).copied().unwrap_or_else(|| numbers.backend()), backend)
     };
     want.endpoints.iter().map(place).collect()

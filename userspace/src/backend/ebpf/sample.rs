@@ -30,8 +30,8 @@ pub(super) fn port(number: u8, listed: &[u8], kept: &[u8]) -> ServicePort {
     let uses = |cluster| Uses { cluster, local: false, here: false };
     let all = listed.iter().map(|one| (one, true)).chain(kept.iter().map(|one| (one, false)));
     let mut endpoints: Vec<_> =
-        all.map(|(one, cluster)| Endpoint { address: endpoint(*one), uses: uses(cluster) }).collect();
-    endpoints.sort_unstable_by_key(|one| one.address);
+        all.map(|(one, cluster)| Endpoint::new(endpoint(*one), uses(cluster))).collect();
+    endpoints.sort_unstable_by_key(|one| one.address());
     let action =
         if listed.is_empty() { Action::Reject } else { Action::Forward(List::Cluster, Masquerade::Hairpin) };
     ServicePort {

@@ -13,7 +13,7 @@ use super::generate::some_context;
 use crate::desired::Desired;
 use crate::model::sample::{apply_service, apply_slice};
 use crate::model::{
-    Cluster, Conditions, Endpoint, External, Hints, Origin, Policy, Protocol, Service, ServiceName,
+    Cluster, Conditions, Endpoint, External, Hints, Origin, Place, Policy, Protocol, Service, ServiceName,
     ServicePort, Slice, SlicePort,
 };
 
@@ -81,7 +81,7 @@ fn some_slice() -> impl Strategy<Value = Slice> {
         |(name, service, ports, endpoints)| Slice {
             name,
             service: ServiceName::new("", service),
-            ports,
+            ports: ports.into(),
             endpoints,
         },
     )
@@ -89,13 +89,10 @@ fn some_slice() -> impl Strategy<Value = Slice> {
 
 fn some_endpoint() -> impl Strategy<Value = Endpoint> {
     let hints = (boxed(some_name(), 3), boxed(some_name(), 3));
-    let hints = proptest::option::of(hints.prop_map(|(zones, nodes)| Arc::new(Hints { zones, nodes })));
+    let hints = proptest::option::of(hints.prop_map(|(zones, nodes)| Hints { zones, nodes }));
     (some_ip(), any::<[bool; 3]>(), proptest::option::of(some_name()), hints).prop_map(
-        |(address, [ready, serving, terminating], node, hints)| Endpoint {
-            address,
-            conditions: Conditions::new(ready, serving, terminating),
-            node,
-            hints,
+        |(address, [ready, serving, terminating], node, hints)| {
+            Endpoint::new(address, Conditions::new(ready, serving, terminating), Place { node, hints })
         },
     )
 }

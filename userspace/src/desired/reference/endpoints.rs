@@ -41,7 +41,7 @@ enum Topology {
 pub(super) fn seen(service: &Service, port: &ServicePort, family: Family, slices: &[Slice]) -> Vec<Seen> {
     let mut all = Vec::new();
     for slice in slices.iter().filter(|slice| slice.service == service.name) {
-        for slice_port in &slice.ports {
+        for slice_port in slice.ports.iter() {
             if (&slice_port.name, slice_port.protocol) != (&port.name, port.protocol) {
                 continue;
             }
@@ -85,7 +85,8 @@ fn choices(all: &[Seen], address: SocketAddr) -> BTreeSet<Seen> {
 
 impl Seen {
     fn of(endpoint: &Endpoint, port: u16) -> Self {
-        let Endpoint { address, conditions, node, hints } = endpoint;
+        let Endpoint { address, conditions, place: _ } = endpoint;
+        let (node, hints) = (endpoint.node(), endpoint.hints());
         let (zones, nodes) = match hints {
             Some(hints) => (&*hints.zones, &*hints.nodes),
             None => (&[][..], &[][..]),
@@ -95,7 +96,7 @@ impl Seen {
             ready: conditions.ready(),
             serving: conditions.serving(),
             terminating: conditions.terminating(),
-            node: node.as_ref().map(ToString::to_string),
+            node: node.map(ToString::to_string),
             zone_hints: zones.iter().map(ToString::to_string).collect(),
             node_hints: nodes.iter().map(ToString::to_string).collect(),
         }

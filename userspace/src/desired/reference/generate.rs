@@ -10,8 +10,8 @@ use proptest::sample::{select, subsequence};
 
 use crate::desired::{Context, FamilyContext, NodePorts, Pods};
 use crate::model::{
-    Conditions, Endpoint, External, Family, Hints, Policy, Protocol, Service, ServiceName, ServicePort,
-    Slice, SlicePort,
+    Conditions, Endpoint, External, Family, Hints, Place, Policy, Protocol, Service, ServiceName,
+    ServicePort, Slice, SlicePort,
 };
 
 /// Names of Services, all in namespace `default`.
@@ -141,7 +141,7 @@ pub(super) fn some_slice() -> impl Strategy<Value = Slice> {
         Slice {
             name: name.into(),
             service: ServiceName::new("default", service),
-            ports: slice_ports(ports),
+            ports: slice_ports(ports).into(),
             endpoints: endpoints.iter().map(|one| one.of_family(family)).collect(),
         }
     })
@@ -192,12 +192,9 @@ impl Draft {
         };
         let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
         let hints = Hints { zones: names(zone_hints), nodes: names(node_hints) };
-        Endpoint {
-            address,
-            conditions: Conditions::new(conditions & 1 != 0, conditions & 2 != 0, conditions & 4 != 0),
-            node: node.map(Arc::from),
-            hints: (hints != Hints::default()).then(|| Arc::new(hints)),
-        }
+        let conditions = Conditions::new(conditions & 1 != 0, conditions & 2 != 0, conditions & 4 != 0);
+        let hints = (hints != Hints::default()).then_some(hints);
+        Endpoint::new(address, conditions, Place { node: node.map(Arc::from), hints })
     }
 }
 

@@ -159,8 +159,8 @@ fn read(port: &ServicePort, family: Family) -> Answers {
         affinity: *affinity,
         cluster: port.list(List::Cluster).collect(),
         local: port.list(List::Local).collect(),
-        here: endpoints.iter().filter(|one| one.uses.here).map(|one| one.address).collect(),
-        with_flows: endpoints.iter().map(|one| one.address).collect(),
+        here: endpoints.iter().filter(|one| one.uses.here).map(|one| one.address()).collect(),
+        with_flows: endpoints.iter().map(|one| one.address()).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1;
 
 use super::super::address;
 use super::super::interner::Interner;
-use super::super::{Conditions, Endpoint, Family, Hints, ServiceName, Slice, SlicePort};
+use super::super::{Conditions, Endpoint, Family, Hints, Place, ServiceName, Slice, SlicePort};
 use super::findings::Findings;
 use super::{
     HEADLESS_LABEL, Kind, ObjectRef, Parsed, Problem, SERVICE_NAME_LABEL, has_label, label_value, port,
@@ -68,7 +68,7 @@ fn family(kind: &str, findings: &mut Findings) -> Option<Family> {
     }
 }
 
-fn ports(stated: &[v1::EndpointPort], findings: &mut Findings) -> Box<[SlicePort]> {
+fn ports(stated: &[v1::EndpointPort], findings: &mut Findings) -> Arc<[SlicePort]> {
     let mut kept: Vec<SlicePort> = Vec::new();
     for (index, stated) in stated.iter().enumerate() {
         let field = format!("ports[{index}]");
@@ -100,16 +100,18 @@ fn read_port(field: &str, stated: &v1::EndpointPort, findings: &mut Findings) ->
 }
 
 fn endpoints(stated: &[v1::Endpoint], family: Family, findings: &mut Findings) -> Box<[Endpoint]> {
-    let (mut names, mut known_hints) = (Interner::<str>::default(), Interner::default());
+    let (mut names, mut places) = (Interner::<str>::default(), Interner::default());
     let mut kept = Vec::with_capacity(stated.len());
     for (index, stated) in stated.iter().enumerate() {
         let Some(address) = read_address(index, &stated.addresses, family, findings) else { continue };
         let node = stated.node_name.as_deref().map(|node| names.get(node));
-        let mut hints = hints(stated.hints.as_ref(), &mut names);
-        if let Some(hints) = &mut hints {
-            known_hints.share(hints);
+        let hints = hints(stated.hints.as_ref(), &mut names);
+        let conditions = conditions(stated.conditions.as_ref());
+        let mut endpoint = Endpoint::new(address, conditions, Place { node, hints });
+        if let Some(place) = &mut endpoint.place {
+            places.share(place);
         }
-        kept.push(Endpoint { address, conditions: conditions(stated.conditions.as_ref()), node, hints });
+        kept.push(endpoint);
     }
     kept.into()
 }
@@ -144,7 +146,7 @@ fn conditions(stated: Option<&v1::EndpointConditions>) -> Conditions {
 }
 
 /// Empty lists are the same as no hints.
-fn hints(stated: Option<&v1::EndpointHints>, names: &mut Interner<str>) -> Option<Arc<Hints>> {
+fn hints(stated: Option<&v1::EndpointHints>, names: &mut Interner<str>) -> Option<Hints> {
     let v1::EndpointHints { for_nodes, for_zones } = stated?;
     let mut sorted = |list: &mut dyn Iterator<Item = &String>| {
         let mut list: Vec<Arc<str>> = list.map(|name| names.get(name)).collect();
@@ -156,7 +158,7 @@ fn hints(stated: Option<&v1::EndpointHints>, names: &mut Interner<str>) -> Optio
         zones: sorted(&mut for_zones.iter().flatten().map(|zone| &zone.name)),
         nodes: sorted(&mut for_nodes.iter().flatten().map(|node| &node.name)),
     };
-    (hints != Hints::default()).then(|| Arc::new(hints))
+    (hints != Hints::default()).then_some(hints)
 }
 
 #[cfg(test)]
@@ -273,8 +275,7 @@ mod tests {
         let endpoints = [endpoint("10.1.0.5"), endpoint("10.1.0.6")];
         let object = json!({"metadata": meta, "addressType": "IPv4", "endpoints": endpoints});
         let kept = slice(&serde_json::from_value(object).unwrap()).0.kept().unwrap();
-        let nodes: Vec<&Arc<str>> =
-            kept.endpoints.iter().filter_map(|endpoint| endpoint.node.as_ref()).collect();
+        let nodes: Vec<&Arc<str>> = kept.endpoints.iter().filter_map(Endpoint::node).collect();
         assert!(Arc::ptr_eq(nodes[0], nodes[1]));
     }
 
@@ -322,16 +323,17 @@ mod tests {
         check_endpoints(hint(json!({"forZones": [], "forNodes": null})), "default/web | | 10.1.0.5=rs", &[]);
     }
 
-    fn render_endpoint(Endpoint { address, conditions, node, hints }: &Endpoint) -> String {
+    fn render_endpoint(endpoint: &Endpoint) -> String {
+        let (Endpoint { address, conditions, place: _ }, hints) = (endpoint, endpoint.hints());
         let letters =
             [(conditions.ready(), 'r'), (conditions.serving(), 's'), (conditions.terminating(), 't')];
         let letters: String = letters.into_iter().filter_map(|(on, letter)| on.then_some(letter)).collect();
-        let node = node.as_ref().map(|node| format!("@{node}")).unwrap_or_default();
+        let node = endpoint.node().map(|node| format!("@{node}")).unwrap_or_default();
         let list = |mark: &str, names: &[Arc<str>]| match names {
             [] => String::new(),
             names => format!("{mark}{}", names.join(",")),
         };
-        let hints = hints.as_ref().map(|hints| list("^", &hints.zones) + &list("~", &hints.nodes));
+        let hints = hints.map(|hints| list("^", &hints.zones) + &list("~", &hints.nodes));
         format!("{address}{node}={letters}{}", hints.unwrap_or_default())
     }
 }
