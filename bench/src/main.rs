@@ -40,6 +40,8 @@ enum Name {
     Change,
     /// The pure parts, in a plain loop
     Host,
+    /// What is desired of up to 50,000 Services: time, memory, and how they grow
+    Desired,
     /// All of them
     All,
 }
@@ -54,6 +56,9 @@ fn main() -> Result<()> {
     let chosen = |name| suite == name || suite == Name::All;
     if chosen(Name::Host) {
         suite::host::run(&mut bench)?;
+    }
+    if chosen(Name::Desired) {
+        suite::desired::run(&mut bench)?;
     }
     if chosen(Name::Connect) {
         suite::connect::run(&mut bench)?;

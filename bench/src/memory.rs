@@ -25,8 +25,8 @@ pub(crate) struct Heap {
     pub(crate) blocks: isize,
 }
 
-/// Does something, and says how much more is alive afterwards. It must not free what was there before, and no other
-/// thread may allocate meanwhile.
+/// Does something, and says how much more is alive afterwards. It must not free what was there before, and no
+/// other thread may allocate meanwhile.
 pub(crate) fn growth<T>(deed: impl FnOnce() -> T) -> (T, Heap) {
     for counter in [&BYTES, &TAKEN, &BLOCKS] {
         counter.store(0, Relaxed);
@@ -38,7 +38,8 @@ pub(crate) fn growth<T>(deed: impl FnOnce() -> T) -> (T, Heap) {
     (made, Heap { bytes, taken, blocks })
 }
 
-/// The system's allocator, with a tally while somebody asks for one: what is timed pays for one load and a branch.
+/// The system's allocator, with a tally while somebody asks for one: what is timed pays for one load and a
+/// branch.
 struct Tally;
 
 #[global_allocator]

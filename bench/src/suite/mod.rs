@@ -3,6 +3,7 @@
 pub(crate) mod change;
 pub(crate) mod coldstart;
 pub(crate) mod connect;
+pub(crate) mod desired;
 pub(crate) mod host;
 
 use anyhow::{Result, ensure};

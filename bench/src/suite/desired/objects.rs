@@ -1,8 +1,8 @@
 //! A cluster as in life, of any size and always the same: what the API server would list.
 //!
-//! Of a hundred Services ten are of type NodePort, five LoadBalancers with the policy `Local`, and the rest have a
-//! ClusterIP only; ten have two ports; twelve want a client to come back to the same endpoint; thirty-three have hints
-//! for zones. Of a hundred endpoints one is starting and one is on its way out.
+//! Of a hundred Services ten are of type NodePort, five LoadBalancers with the policy `Local`, and the rest
+//! have a ClusterIP only; ten have two ports; twelve want a client to come back to the same endpoint; a third
+//! have hints for zones. Of a hundred endpoints one is starting and one is on its way out.
 
 use std::net::Ipv4Addr;
 
@@ -52,7 +52,7 @@ pub(super) fn slice(number: u32, state: u32) -> Result<EndpointSlice> {
             },
         },
         "addressType": "IPv4",
-        "ports": ports(number).map(|(name, protocol, _, target)| json!({ "name": name, "protocol": protocol, "port": target })).collect::<Value>(),
+        "ports": ports(number).map(slice_port).collect::<Value>(),
         "endpoints": endpoints,
     });
     serde_json::from_value(object).context("no EndpointSlice")
@@ -106,12 +106,22 @@ fn ip(first: Ipv4Addr, number: u32) -> Ipv4Addr {
 }
 
 /// Name, protocol, number at the Service and at its endpoints.
-fn ports(number: u32) -> impl Iterator<Item = (&'static str, &'static str, u16, u16)> {
+type Port = (&'static str, &'static str, u16, u16);
+
+fn ports(number: u32) -> impl Iterator<Item = Port> {
     let ports: &[_] = match number % 10 {
         9 => &[("dns", "UDP", 53, 5353), ("dns-tcp", "TCP", 53, 5353)],
         _ => &[("http", "TCP", 80, 8080)],
     };
     ports.iter().copied()
+}
+
+fn service_port((name, protocol, port, target): Port) -> Value {
+    json!({ "name": name, "protocol": protocol, "port": port, "targetPort": target })
+}
+
+fn slice_port((name, protocol, _, target): Port) -> Value {
+    json!({ "name": name, "protocol": protocol, "port": target })
 }
 
 fn service(number: u32) -> Value {
@@ -136,7 +146,7 @@ fn service(number: u32) -> Value {
             "ipFamilyPolicy": "SingleStack",
             "internalTrafficPolicy": "Cluster",
             "sessionAffinity": if number % 8 == 5 { "ClientIP" } else { "None" },
-            "ports": ports(number).map(|(name, protocol, port, target)| json!({ "name": name, "protocol": protocol, "port": port, "targetPort": target })).collect::<Value>(),
+            "ports": ports(number).map(service_port).collect::<Value>(),
         },
         "status": { "loadBalancer": {} },
     });
@@ -162,36 +172,36 @@ fn open(object: &mut Value, number: u32, kind: &str) {
 
 fn endpoint(number: u32, place: u32, state: u32) -> Value {
     let pod = number * ENDPOINTS + place;
-    let node = pod.wrapping_mul(7919) % NODES;
+    let (node, turn) = (pod.wrapping_mul(7919) % NODES, pod % 100);
     // A pod that came later has an address that was free.
     let later = if place == ENDPOINTS - 1 { state << 20 } else { 0 };
     let mut object = json!({
         "addresses": [ip(POD, pod + later)],
-        "conditions": { "ready": pod % 100 > 1, "serving": pod % 100 > 0, "terminating": pod % 100 == 1 },
+        "conditions": { "ready": turn > 1, "serving": turn > 0, "terminating": turn == 1 },
         "nodeName": format!("node-{node:03}"),
         "zone": zone(node),
-        "targetRef": { "kind": "Pod", "namespace": namespace(number), "name": format!("{}-{place}", name(number)) },
+        "targetRef": { "kind": "Pod", "name": format!("{}-{place}", name(number)) },
     });
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         object["hints"] = json!({ "forZones": [{ "name": zone(node) }] });
     }
     object
 }
 
 fn zone(node: u32) -> &'static str {
-    if node % 2 == 0 { "a" } else { "b" }
+    if node.is_multiple_of(2) { "a" } else { "b" }
 }
 
 #[cfg(test)]
 mod tests {
     use sluice::desired::{Context, Desired};
-    use sluice::model::Cluster;
+    use sluice::model::{Cluster, Origin};
 
     use super::*;
 
     #[test]
     fn nobody_contends_for_an_address_and_nothing_is_wrong() {
-        let mut cluster = Cluster::of_node(OWN);
+        let mut cluster = Cluster::of_node(OWN, Origin::Server);
         cluster.take(of_node(&node("a").unwrap()));
         for number in 0..2_000 {
             let Pair { service, slice } = pair(number).unwrap();
