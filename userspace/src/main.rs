@@ -136,17 +136,43 @@ fn set_oom_score(effective: &Effective) {
 }
 
 fn start_logging(effective: &Effective) {
-    let level = match effective.detail {
-        Detail::Operator => LevelFilter::INFO,
-        Detail::Debug => LevelFilter::DEBUG,
-        Detail::Trace => LevelFilter::TRACE,
-    };
-    // The client reports every failed request as an error, though it is tried again; the watches say it better.
-    let filter = Targets::new().with_default(level).with_target("kube_client", level.min(LevelFilter::OFF));
+    let filter = filter(effective.detail);
     let colour = std::io::stderr().is_terminal();
     let layer = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
     match effective.log_format {
         LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).init(),
         LogFormat::Json => tracing_subscriber::registry().with(layer.json().with_filter(filter)).init(),
+    }
+}
+
+/// The client reports every failed request as an error, though it is tried again; the watches say it better.
+fn filter(detail: Detail) -> Targets {
+    let (level, client) = match detail {
+        Detail::Operator => (LevelFilter::INFO, LevelFilter::OFF),
+        Detail::Debug => (LevelFilter::DEBUG, LevelFilter::OFF),
+        Detail::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
+    };
+    Targets::new().with_default(level).with_target("kube_client", client)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice::settings::Detail;
+    use tracing::Level;
+
+    use super::filter;
+
+    #[test]
+    fn the_client_speaks_only_where_everything_is_asked_for() {
+        for (detail, level, ours, clients) in [
+            (Detail::Operator, Level::ERROR, true, false),
+            (Detail::Debug, Level::DEBUG, true, false),
+            (Detail::Debug, Level::TRACE, false, false),
+            (Detail::Trace, Level::TRACE, true, true),
+        ] {
+            let filter = filter(detail);
+            assert_eq!(filter.would_enable("sluice", &level), ours, "{detail:?} {level}");
+            assert_eq!(filter.would_enable("kube_client::client", &level), clients, "{detail:?} {level}");
+        }
     }
 }

@@ -2,11 +2,9 @@
 
 use std::ffi::CString;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
@@ -19,8 +17,7 @@ use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
 use crate::{privilege, serve};
 
-/// How long a connection to the API server may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub use crate::config::client as client_config;
 
 /// Runs the daemon until a signal or a change of its configuration ends it. What is installed stays in force.
 pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
@@ -102,34 +99,6 @@ async fn start_source(
     let (client, node) = (Client::try_from(config)?, effective.node.clone());
     tokio::spawn(async move { source::watch::follow(client, &node, changes).await });
     Ok(name)
-}
-
-/// How to reach the API server. `--master` counts before the address in the kubeconfig; without both, this is a pod.
-pub async fn client_config(effective: &Effective) -> anyhow::Result<Config> {
-    let mut config = match (&effective.kubeconfig, &effective.master) {
-        (Some(path), _) => {
-            let file =
-                Kubeconfig::read_from(path).with_context(|| format!("could not read {}", path.display()))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-        }
-        (None, Some(master)) => {
-            Config::new(address(master).parse().with_context(|| format!("--master {master}"))?)
-        }
-        (None, None) => Config::incluster().context(
-            "this is not a pod with a service account; name a source with --source or --kubeconfig",
-        )?,
-    };
-    if let Some(master) = &effective.master {
-        config.cluster_url = address(master).parse().with_context(|| format!("--master {master}"))?;
-    }
-    // Shorter than the time after which a silent watch counts as well again.
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Ok(config)
-}
-
-/// As in Kubernetes' own clients, an address without a scheme is one for plain HTTP.
-fn address(master: &str) -> String {
-    if master.contains("://") { master.to_owned() } else { format!("http://{master}") }
 }
 
 /// Mounts a bpf file system where it belongs.

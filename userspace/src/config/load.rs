@@ -17,11 +17,13 @@ pub fn effective(config: Option<&Path>, flags: &Flags) -> Result<Effective, Vec<
     resolve(Input { flags, file: file.as_ref(), environment: &environment, host_name: &host_name })
 }
 
-/// The kubeconfig, while there is no file.
-pub(super) fn kubeconfig(run: &Run) -> Option<PathBuf> {
-    let flag =
-        if let Some(Value::Text(path)) = run.flags.get("kubeconfig") { Some(path.clone()) } else { None };
-    flag.or_else(|| environment().remove(KUBECONFIG)).filter(|path| !path.is_empty()).map(PathBuf::from)
+/// The kubeconfig, while there is no file; and the flag or the variable that names it.
+pub(super) fn kubeconfig(run: &Run) -> Option<(&'static str, PathBuf)> {
+    let (from, path) = match run.flags.get("kubeconfig") {
+        Some(Value::Text(path)) => ("--kubeconfig", path.clone()),
+        Some(_) | None => (KUBECONFIG, environment().remove(KUBECONFIG)?),
+    };
+    (!path.is_empty()).then(|| (from, path.into()))
 }
 
 fn read(path: &Path) -> Result<File, String> {

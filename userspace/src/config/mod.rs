@@ -1,5 +1,6 @@
 //! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
 
+mod client;
 mod load;
 
 use std::ffi::OsString;
@@ -7,7 +8,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -18,6 +19,7 @@ use crate::settings::print::Own;
 use crate::settings::value::Value;
 use crate::settings::{Effective, Flags, flags};
 
+pub use self::client::client;
 pub use self::load::effective;
 
 /// Where bpf file systems are mounted by custom.
@@ -31,8 +33,6 @@ const ALIASES: [(&str, &str); 5] = [
     ("--hostname-override", "--node-name"),
     ("--logging-format", "--log-format"),
 ];
-
-const TWO_SOURCES: &str = "--source and --kubeconfig exclude each other: objects come from one place";
 
 /// Smallest useful tables.
 const SMALLEST: u32 = 16;
@@ -263,7 +263,14 @@ fn with_dashes(argument: OsString) -> OsString {
 }
 
 fn command() -> clap::Command {
-    Cli::command().mut_subcommand("run", |run| run.args(flags::arguments()))
+    let command = Cli::command().mut_subcommand("run", |run| run.args(flags::arguments()));
+    command.mut_subcommands(|verb| verb.mut_args(but_not_empty))
+}
+
+/// A variable that is set to nothing counts as not set: a manifest that fills it may have nothing to fill in.
+fn but_not_empty(argument: Arg) -> Arg {
+    let empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if empty { argument.env(Resettable::Reset) } else { argument }
 }
 
 fn read(arguments: &[OsString]) -> Result<(Cli, Vec<Own>), clap::Error> {
@@ -324,14 +331,17 @@ fn task(verb: Verb, own: Vec<Own>, complaints: Vec<String>) -> Result<Task, Refu
 
 fn plan(plan: Plan, mut complaints: Vec<String>) -> Result<Task, Refused> {
     if plan.source.is_some() && plan.kubeconfig.is_some() {
-        complaints.push(TWO_SOURCES.to_owned());
+        complaints.push(two_sources("--source", "--kubeconfig"));
     }
     for (flag, path, directory) in
         [("--source", &plan.source, true), ("--kubeconfig", &plan.kubeconfig, false)]
     {
         complaints.extend(path.as_ref().and_then(|path| unfit(flag, path, directory)));
     }
-    let flags = plan.node.iter().map(|name| ("hostname-override", Value::Text(name.clone()))).collect();
+    let (blank, named): (Vec<_>, Vec<_>) =
+        plan.node.iter().partition(|name| !name.is_empty() && name.trim().is_empty());
+    complaints.extend(blank.iter().map(|name| format!("--node {name:?} is blank")));
+    let flags = named.into_iter().map(|name| ("hostname-override", Value::Text(name.clone()))).collect();
     match effective(plan.config.as_deref(), &flags) {
         Ok(mut settled) if complaints.is_empty() => {
             // The file says what the daemon does; where to look now is said here.
@@ -351,7 +361,7 @@ fn run_or_instead(run: Run, own: Vec<Own>, mut complaints: Vec<String>) -> Resul
     if run.instead.version.as_ref().is_some_and(|how| how != "false") {
         return Err(Refused::Asked(format!("sluice {}\n", env!("CARGO_PKG_VERSION"))));
     }
-    complaints.extend(contradictions(&run));
+    complaints.extend(contradictions(&run, &own));
     let settled = match effective(run.config.as_deref(), &run.flags) {
         Ok(settled) if complaints.is_empty() => Box::new(settled),
         Ok(_) => return Err(Refused::Wrong(complaints)),
@@ -415,19 +425,18 @@ fn attached<'a>(flag: &str, word: &'a str) -> Option<&'a str> {
 }
 
 /// Sluice's own settings that cannot be, each with the flag's name.
-fn contradictions(run: &Run) -> Vec<String> {
+fn contradictions(run: &Run, own: &[Own]) -> Vec<String> {
     let mut wrong = Vec::new();
     let kubeconfig = run.config.is_none().then(|| load::kubeconfig(run)).flatten();
-    if run.source.is_some() && kubeconfig.is_some() {
-        wrong.push(TWO_SOURCES.to_owned());
+    let source = run.source.as_ref().map(|path| (written(own, "--source"), path));
+    let cgroup = run.cgroup.as_ref().map(|path| (written(own, "--cgroup"), path));
+    if let (Some((source, _)), Some((kubeconfig, _))) = (source, &kubeconfig) {
+        wrong.push(two_sources(source, kubeconfig));
     }
-    for (flag, path, directory) in [
-        ("--source", &run.source, true),
-        ("--kubeconfig", &kubeconfig, false),
-        ("--cgroup", &run.cgroup, true),
-    ] {
-        wrong.extend(path.as_ref().and_then(|path| unfit(flag, path, directory)));
+    for (from, path) in source.into_iter().chain(cgroup) {
+        wrong.extend(unfit(from, path, true));
     }
+    wrong.extend(kubeconfig.and_then(|(from, path)| unfit(from, &path, false)));
     for (flag, value) in
         [("--services-capacity", run.services_capacity), ("--slots-capacity", run.slots_capacity)]
     {
@@ -438,12 +447,23 @@ fn contradictions(run: &Run) -> Vec<String> {
     wrong
 }
 
-fn unfit(flag: &str, path: &Path, directory: bool) -> Option<String> {
+/// Where the operator wrote a value: in the flag, or in the variable that stands for it.
+fn written<'a>(own: &'a [Own], flag: &'a str) -> &'a str {
+    let given = own.iter().find(|own| own.flag == flag);
+    given.and_then(|own| own.origin.strip_prefix("environment ")).unwrap_or(flag)
+}
+
+fn two_sources(one: &str, other: &str) -> String {
+    format!("{one} and {other} exclude each other: objects come from one place")
+}
+
+/// The path and where it was written: a flag, or a variable.
+fn unfit(from: &str, path: &Path, directory: bool) -> Option<String> {
     match fs::metadata(path) {
-        Err(error) => Some(format!("{flag} {}: {error}", path.display())),
+        Err(error) => Some(format!("{from} {}: {error}", path.display())),
         Ok(found) if found.is_dir() != directory => {
             let kind = if directory { "directory" } else { "file" };
-            Some(format!("{flag} {} is not a {kind}", path.display()))
+            Some(format!("{from} {} is not a {kind}", path.display()))
         }
         Ok(_) => None,
     }

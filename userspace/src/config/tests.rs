@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Refused, Task, mount_point, parse};
+use clap::Arg;
+
+use super::{Own, Refused, Task, Verb, but_not_empty, contradictions, mount_point, parse};
 
 fn read(line: &str) -> Result<Task, Refused> {
     parse(std::iter::once("sluice").chain(line.split(' ')).map(Into::into))
@@ -47,6 +49,56 @@ fn two_sources_are_refused() {
     check("run --source / --kubeconfig /proc/self/status", &["exclude each other"]);
 }
 
+/// What is wrong with a command line if these flags' values came from these variables.
+#[track_caller]
+fn from_variables(line: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    let words: Vec<_> = std::iter::once("sluice").chain(line.split(' ')).map(Into::into).collect();
+    let (cli, mut own) = super::read(&words).unwrap();
+    let Verb::Run(run) = cli.verb else { panic!("not run") };
+    for Own { flag, value: _, origin } in &mut own {
+        if let Some((_, name)) = variables.iter().find(|(of, _)| of == flag) {
+            *origin = format!("environment {name}");
+        }
+    }
+    assert_eq!(contradictions(&run, &own), expected, "{line}");
+}
+
+#[test]
+fn a_complaint_names_the_variable_that_the_value_came_from() {
+    let source = [("--source", "SLUICE_SOURCE")];
+    from_variables("run --source /dev/null", &source, &["SLUICE_SOURCE /dev/null is not a directory"]);
+    from_variables(
+        "run --cgroup /dev/null --services-capacity 1",
+        &[("--cgroup", "SLUICE_CGROUP")],
+        &[
+            "SLUICE_CGROUP /dev/null is not a directory",
+            "--services-capacity is 1, but the smallest map holds 16",
+        ],
+    );
+    from_variables(
+        "run --source / --kubeconfig /dev/null",
+        &source,
+        &["SLUICE_SOURCE and --kubeconfig exclude each other: objects come from one place"],
+    );
+    from_variables("run --source /dev/null", &[], &["--source /dev/null is not a directory"]);
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    // Cargo sets both for tests, the first to nothing.
+    let kept = |name: &'static str| but_not_empty(Arg::new("x").env(name)).get_env().is_some();
+    assert_eq!(kept("CARGO_PKG_VERSION_PRE"), std::env::var_os("CARGO_PKG_VERSION_PRE").is_none());
+    assert!(kept("CARGO_PKG_NAME") && kept("NOBODY_SETS_THIS"));
+}
+
+#[test]
+fn the_node_of_a_plan_may_not_be_blank() {
+    let words = ["sluice", "plan", "--node", " "].map(Into::into);
+    let Err(Refused::Wrong(complaints)) = parse(words) else { panic!("taken") };
+    assert_eq!(complaints, ["--node \" \" is blank"]);
+    check("plan --node=", &[]);
+}
+
 #[test]
 fn a_good_command_line_has_no_complaints() {
     for line in [
@@ -55,6 +107,7 @@ fn a_good_command_line_has_no_complaints() {
         "run -v2 --proxy-mode nftables --masquerade-all --iptables-localhost-nodeports=false",
         "run -v=2 --v=4 --oom-score-adj -998 --conntrack-tcp-timeout-established 1h30m",
         "run --nodeport-addresses 10.0.0.0/8,fd00::/8 --nodeport-addresses primary --cluster_cidr=10.244.0.0/16",
+        "run --oom-score-adj=-0x3e7 --conntrack-min 131_072",
         "run --feature-gates=AllAlpha=true,AllBeta=false --cluster-cidr= --init-only=false",
         "status -o json",
     ] {

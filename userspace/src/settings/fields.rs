@@ -36,6 +36,8 @@ pub enum Zero {
 pub enum Stance {
     /// It does what it does in kube-proxy; the text says what.
     Honoured(&'static str),
+    /// `sluice plan` decides with it as kube-proxy does, and the dataplane does not carry that out; the text says what.
+    Planned(&'static str),
     /// It is accepted, and the text says what happens instead.
     Instead(&'static str),
 }
@@ -50,6 +52,9 @@ pub struct Flag {
     /// What becomes of it.
     pub stance: Stance,
 }
+
+/// Said of what is planned only.
+pub const PLANNED: &str = "decided in `sluice plan`, not programmed by this version";
 
 /// The field with this path.
 pub fn find(path: &str) -> Option<&'static Field> {
@@ -96,7 +101,7 @@ const CLIENT: Stance =
     Stance::Instead("the client speaks JSON, and lists and watches without a limit of its own");
 const LOGS: Stance = Stance::Instead("Sluice logs to standard error, unbuffered, with one verbosity for all");
 const MASQUERADE: Stance =
-    Stance::Honoured("masquerades all traffic to ClusterIPs; counts in the section of the active mode");
+    Stance::Planned("all traffic to ClusterIPs is masqueraded; counts in the section of the active mode");
 
 /// All fields, in the order in which they are printed.
 pub const FIELDS: &[Field] = &[
@@ -115,7 +120,7 @@ pub const FIELDS: &[Field] = &[
         "bind-address",
         Kind::Ip,
         "0.0.0.0",
-        Stance::Honoured(
+        Stance::Planned(
             "a specific address stands for the node's own of its family, and makes that family first",
         ),
     ),
@@ -172,7 +177,7 @@ pub const FIELDS: &[Field] = &[
         "cluster-cidr",
         Kind::Text,
         "",
-        Stance::Honoured(
+        Stance::Planned(
             "addresses of pods, one range or one of each family, with detectLocalMode ClusterCIDR",
         ),
     ),
@@ -181,29 +186,29 @@ pub const FIELDS: &[Field] = &[
         "detect-local-mode",
         Kind::Text,
         "",
-        Stance::Honoured("how traffic from pods is told; without it ClusterCIDR"),
+        Stance::Planned("how traffic from pods is told; without it ClusterCIDR"),
     ),
     field(
         "detectLocal.bridgeInterface",
         "pod-bridge-interface",
         Kind::Text,
         "",
-        Stance::Honoured("the interface of pods, with detectLocalMode BridgeInterface"),
+        Stance::Planned("the interface of pods, with detectLocalMode BridgeInterface"),
     ),
     field(
         "detectLocal.interfaceNamePrefix",
         "pod-interface-name-prefix",
         Kind::Text,
         "",
-        Stance::Honoured("how names of pods' interfaces begin, with detectLocalMode InterfaceNamePrefix"),
+        Stance::Planned("how names of pods' interfaces begin, with detectLocalMode InterfaceNamePrefix"),
     ),
     field(
         "nodePortAddresses",
         "nodeport-addresses",
         Kind::List,
         "",
-        Stance::Honoured(
-            "addresses that accept NodePorts: ranges, primary, localhost, all; mode nftables: primary",
+        Stance::Planned(
+            "addresses meant to accept NodePorts: ranges, primary, localhost, all; mode nftables: primary",
         ),
     ),
     field("iptables.masqueradeAll", "masquerade-all", Kind::Bool, "false", MASQUERADE),
@@ -213,7 +218,7 @@ pub const FIELDS: &[Field] = &[
         "iptables-localhost-nodeports",
         Kind::Bool,
         "true",
-        Stance::Instead("name `localhost` in nodePortAddresses, or do not"),
+        Stance::Instead("NodePorts are never served at loopback addresses"),
     ),
     field("iptables.syncPeriod", "iptables-sync-period", Kind::Duration, "30s", PERIOD),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Kind::Duration, "1s", PERIOD),
@@ -260,7 +265,7 @@ pub const FIELDS: &[Field] = &[
         "feature-gates",
         Kind::Gates,
         "",
-        Stance::Honoured("AllowServiceExternalIPs counts; every other gate is accepted and changes nothing"),
+        Stance::Planned("AllowServiceExternalIPs counts; every other gate is accepted and changes nothing"),
     ),
     field(
         "logging.format",
@@ -344,6 +349,7 @@ mod tests {
     fn said(stance: Stance) -> String {
         match stance {
             Stance::Honoured(what) => format!("**honoured**: {what}"),
+            Stance::Planned(what) => format!("**planned**: {what}"),
             Stance::Instead(what) => format!("accepted: {what}"),
         }
     }

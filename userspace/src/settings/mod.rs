@@ -12,6 +12,7 @@ pub mod gates;
 pub mod merge;
 mod node;
 mod notes;
+mod number;
 pub mod print;
 mod validate;
 pub mod value;

@@ -93,6 +93,18 @@ impl<'de> Visitor<'de> for Reader {
 }
 
 impl Node {
+    /// What kind of value it is, for complaints that must not show it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "true or false",
+            Self::Int(_) | Self::Float(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+
     /// A key need not be a text in YAML.
     fn key(self) -> String {
         if let Self::Text(text) = self { text } else { self.to_string() }

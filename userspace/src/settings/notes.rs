@@ -3,29 +3,40 @@
 
 use ipnet::IpNet;
 
-use super::fields::{FIELDS, FLAGS, Field, Stance};
+use super::fields::{FIELDS, FLAGS, Field, PLANNED, Stance};
 use super::gates;
 use super::merge::{Fields, Flags, Mode, Origin, default};
-use super::value::Value;
+use super::value::{self, Kind, Value};
 use crate::desired::settings::{Detector, NodePortAddress, Settings};
 use crate::model::Family;
 
-/// Values that change nothing here, one line each, with what happens instead.
+/// What kube-proxy does whatever the configuration, and this version does not.
+pub(super) const NOT_YET: [&str; 2] = [
+    "the health and metrics endpoints are not served by this version: a livenessProbe on port 10256 would restart the pod",
+    "conntrack limits and timeouts are not set by this version: the kernel's values stay",
+];
+
+/// What this version does not do, and values that change nothing here, one line each, with what happens instead.
 pub(super) fn notes(fields: &Fields, flags: &Flags, settings: &Settings) -> Vec<String> {
     let ignored = FIELDS.iter().filter_map(|field| ignored(field, fields));
-    let mut lines: Vec<String> = ignored
+    let mut lines: Vec<String> = NOT_YET
+        .into_iter()
+        .map(str::to_owned)
+        .chain(ignored)
         .chain(FLAGS.iter().filter_map(|flag| {
             let Stance::Instead(instead) = flag.stance else { return None };
             flags.get(flag.name).map(|value| format!("--{}={}: {instead}", flag.name, plain(value)))
         }))
         .collect();
     lines.extend(gates_in_vain(fields));
+    lines.extend(external_ips(fields));
     if settings.node_port_addresses.is_empty() {
-        lines.push("nodePortAddresses is empty: every address of the node accepts NodePorts".to_owned());
+        lines.push(format!("nodePortAddresses is empty: NodePorts on every address of the node: {PLANNED}"));
     }
     if (Detector::ClusterCidr { v4: None, v6: None }) == settings.detector {
         lines.push(
-            "clusterCIDR is empty with detectLocalMode ClusterCIDR: traffic from pods is not told from other traffic"
+            "clusterCIDR is empty with detectLocalMode ClusterCIDR: `sluice plan` does not tell traffic from pods from other \
+             traffic"
                 .to_owned(),
         );
     }
@@ -40,12 +51,20 @@ pub(super) fn warnings(fields: &Fields, settings: &Settings) -> Vec<String> {
     }
     lines.extend(one_family_only(settings));
     lines.extend(other_family(settings));
+    for path in ["healthzBindAddress", "metricsBindAddress"] {
+        lines.extend(server_of_other_family(path, fields, settings));
+    }
     lines
 }
 
 fn ignored(field: &Field, fields: &Fields) -> Option<String> {
-    let Stance::Instead(instead) = field.stance else { return None };
-    let entry = fields.entries.get(field.path)?;
+    let instead = match field.stance {
+        Stance::Honoured(_) => return None,
+        Stance::Planned(_) => PLANNED,
+        Stance::Instead(instead) => instead,
+    };
+    // Gates are told one by one.
+    let entry = fields.entries.get(field.path).filter(|_| field.kind != Kind::Gates)?;
     // What a flag of its own did is told with that flag.
     let told = |name| FLAGS.iter().any(|flag| Origin::Flag(flag.name) == name);
     if usual(field, &entry.value) || entry.origin == Origin::Default || told(entry.origin) {
@@ -58,12 +77,23 @@ fn ignored(field: &Field, fields: &Fields) -> Option<String> {
 
 /// Whether it is what kube-proxy has by itself.
 fn usual(field: &Field, value: &Value) -> bool {
-    let filled = field.path == "mode" && *value == Value::Text(Mode::IpTables.section().to_owned());
-    filled || default(field).value == *value
+    let filled = match field.path {
+        "mode" => Mode::IpTables.section(),
+        "detectLocalMode" => "ClusterCIDR",
+        _ => field.default,
+    };
+    *value == Value::Text(filled.to_owned()) || default(field).value == *value
 }
 
 fn plain(value: &Value) -> String {
     if let Value::Text(text) = value { text.clone() } else { value.to_string() }
+}
+
+/// The one gate with a meaning here, where it is off.
+fn external_ips(fields: &Fields) -> Option<String> {
+    let off = fields.gates().get(gates::EXTERNAL_IPS) == Some(&false);
+    let origin = fields.entries.get("featureGates").map_or(Origin::Default, |entry| entry.origin);
+    off.then(|| format!("featureGates.{}: false ({origin}): {PLANNED}", gates::EXTERNAL_IPS))
 }
 
 /// All gates that are set and known, but one, in one line.
@@ -125,19 +155,36 @@ fn one_family_only(settings: &Settings) -> Option<String> {
         let (has, lacks) = (name(family), name(other(family)));
         let why = if dual { "clusterCIDR is dual-stack" } else { "bindAddress is of the other family" };
         format!(
-            "{why}, but nodePortAddresses contains only {has} addresses; NodePort connections will be accepted on \
-             all local {lacks} addresses"
+            "{why}, but nodePortAddresses contains only {has} addresses, which means NodePorts on all local {lacks} \
+             addresses"
         )
     })
 }
 
 /// Pods of another family than the one bindAddress makes first.
 fn other_family(settings: &Settings) -> Option<String> {
-    let first = if settings.bind_address?.is_ipv6() { Family::V6 } else { Family::V4 };
+    let first = first(settings)?;
     let found = single(&pods(settings)).filter(|family| *family != first)?;
     Some(format!(
-        "bindAddress makes {} first, but clusterCIDR contains only {} addresses",
+        "bindAddress makes {} first, but clusterCIDR contains only {} addresses; kube-proxy would not start on a node with {0} \
+         only",
         name(first),
         name(found)
     ))
+}
+
+/// A server's address that a node with the first family only does not have.
+fn server_of_other_family(path: &str, fields: &Fields, settings: &Settings) -> Option<String> {
+    let first = first(settings)?;
+    let (address, _) = value::socket(fields.text(path)).ok()?;
+    let found = if address.is_ipv6() { Family::V6 } else { Family::V4 };
+    let set = fields.entries.get(path).is_some_and(|entry| entry.origin != Origin::Default);
+    let wrong = set && found != first && !address.is_unspecified();
+    wrong
+        .then(|| format!("bindAddress makes {} first, but {path} is an {} address", name(first), name(found)))
+}
+
+/// The family that bindAddress makes first. Without it the Node's addresses do, and they are not known here.
+fn first(settings: &Settings) -> Option<Family> {
+    settings.bind_address.map(|address| if address.is_ipv6() { Family::V6 } else { Family::V4 })
 }

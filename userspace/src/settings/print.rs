@@ -4,9 +4,9 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::Effective;
-use super::fields::FIELDS;
+use super::fields::{FIELDS, Field};
 use super::file::{API_VERSION, KIND};
-use super::merge::Fields;
+use super::merge::{Entry, Fields, Origin, default};
 use super::value::Value;
 
 /// A flag of Sluice's own.
@@ -50,17 +50,24 @@ pub fn json(effective: &Effective, own: &[Own]) -> Json {
     })
 }
 
-/// The fields as a file for `--config`.
+/// The fields as a file for `--config`. What only this host's environment says stays out: the file may be for many.
 pub fn file(fields: &Fields) -> Json {
     let mut root = Map::new();
     root.insert("apiVersion".to_owned(), json!(API_VERSION));
     root.insert("kind".to_owned(), json!(KIND));
     for field in FIELDS {
         if let Some(entry) = fields.entries.get(field.path) {
-            insert(&mut root, field.path, entry.value.json());
+            insert(&mut root, field.path, written(field, entry));
         }
     }
     Json::Object(root)
+}
+
+fn written(field: &Field, entry: &Entry) -> Json {
+    match entry.origin {
+        Origin::Environment(_) => default(field).value.json(),
+        Origin::Default | Origin::Mode(_) | Origin::File | Origin::Flag(_) => entry.value.json(),
+    }
 }
 
 fn insert(into: &mut Map<String, Json>, path: &str, value: Json) {

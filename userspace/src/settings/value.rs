@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use super::duration::Duration;
+use super::number;
 use crate::model::address;
 
 /// What a field can hold.
@@ -81,7 +82,7 @@ impl Kind {
     pub fn parse(self, text: &str) -> Result<Value, String> {
         match self {
             Self::Bool => bool(text).map(Value::Bool).ok_or_else(|| "must be true or false".to_owned()),
-            Self::Int => text.parse().map(Value::Int).map_err(|_| NO_INT.to_owned()),
+            Self::Int => number::whole(text).map(Value::Int).ok_or_else(|| NO_INT.to_owned()),
             Self::Float => float(text).ok_or_else(|| "must be a number".to_owned()),
             Self::Text => Ok(Value::Text(text.to_owned())),
             Self::Duration | Self::Nanos => {
@@ -265,6 +266,7 @@ mod tests {
         check(Kind::Bool, "T", "true");
         check(Kind::Bool, "0", "false");
         check(Kind::Int, "-999", "-999");
+        check(Kind::Int, "0x1_0", "16");
         check(Kind::Float, "5.5", "5.5");
         check(Kind::Float, "5", "5");
         check(Kind::Duration, "90s", "1m30s");

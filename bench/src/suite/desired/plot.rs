@@ -121,8 +121,8 @@ fn draw_line(svg: &mut String, Line { name, colour, points }: &Line, scale: &Sca
             text(svg, [*x, y - 8.0], "middle", &short(point.1));
         }
     }
-    if let Some([_, y]) = places.first() {
-        text(svg, [8.0, y + 18.0], "start", name);
+    if let Some([_, y]) = places.last() {
+        text(svg, [WIDTH, y + 18.0], "end", name);
     }
     *svg += "</g>\n";
 }

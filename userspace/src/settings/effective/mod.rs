@@ -111,7 +111,7 @@ fn node(fields: &Fields, file: &str, host_name: &str) -> Result<String, String> 
     let name = if given.is_empty() { host_name } else { given }.trim().to_lowercase();
     match (name.is_empty(), given.is_empty()) {
         (false, _) => Ok(name),
-        (true, true) => Err("the host has no name; give the Node's with --hostname-override".to_owned()),
+        (true, true) => Err("the host has no name; give the Node's with --node-name".to_owned()),
         (true, false) => Err(complaint(
             fields,
             file,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Command;
 
+use super::super::fields::PLANNED;
+use super::super::notes::NOT_YET;
 use super::super::{flags, print};
 use super::{Detail, Effective, File, Input, LogFormat, resolve};
 use crate::desired::settings::{Detector, NodePortAddress, Settings};
@@ -245,10 +247,7 @@ fn the_node_has_the_name_given_or_the_hosts() {
     let input = Input { flags: &super::Flags::new(), file: None, environment: &none, host_name: "Host\n" };
     assert_eq!(resolve(input).map(|effective| effective.node), Ok("host".to_owned()));
     let nameless = resolve(Input { host_name: "", ..input }).map(|_| ());
-    assert_eq!(
-        nameless,
-        Err(vec!["the host has no name; give the Node's with --hostname-override".to_owned()])
-    );
+    assert_eq!(nameless, Err(vec!["the host has no name; give the Node's with --node-name".to_owned()]));
 }
 
 #[test]
@@ -489,6 +488,14 @@ fn what_has_no_meaning_costs_one_note() {
         &[],
         &["conntrack.min: 0 (flag --conntrack-min): not set by Sluice: the kernel's value stays"],
     );
+    told(
+        "--iptables-localhost-nodeports=false",
+        "-",
+        &[],
+        &[
+            "iptables.localhostNodePorts: false (flag --iptables-localhost-nodeports): NodePorts are never served at loopback",
+        ],
+    );
     told("--healthz-port 0", "-", &[], &["--healthz-port=0: Sluice does not serve this yet"]);
     told(
         "--feature-gates NFTablesNetlink=false,WatchList=true",
@@ -504,9 +511,45 @@ fn what_has_no_meaning_costs_one_note() {
     );
     let usual = good(
         "",
-        "iptables: {syncPeriod: 30s}\nconntrack: {min: 131072}\nclusterCIDR: 10.0.0.0/8\nnodePortAddresses: [all]",
+        "iptables: {syncPeriod: 30s, masqueradeAll: false}\nconntrack: {min: 131072}\nmode: nftables\n\
+         detectLocalMode: NodeCIDR\nfeatureGates: {AllowServiceExternalIPs: true}",
     );
-    assert_eq!(usual.notes, Vec::<String>::new());
+    let mode = "mode: nftables (file): Sluice's own dataplane is used whatever the mode; it decides whose section's \
+                masqueradeAll and periods count, and the default of nodePortAddresses";
+    let detect = format!("detectLocalMode: NodeCIDR (file): {PLANNED}");
+    let ports = format!("nodePortAddresses: [\"primary\"] (default of mode nftables): {PLANNED}");
+    assert_eq!(usual.notes, [NOT_YET[0], NOT_YET[1], mode, &detect, &ports]);
+}
+
+#[test]
+fn what_is_planned_only_costs_one_note_where_it_is_set() {
+    for (body, subject) in [
+        ("bindAddress: 10.0.0.1", "bindAddress: 10.0.0.1 (file)"),
+        ("clusterCIDR: 10.0.0.0/8", "clusterCIDR: 10.0.0.0/8 (file)"),
+        (
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+            "detectLocal.bridgeInterface: cni0 (file)",
+        ),
+        ("nodePortAddresses: [primary]", "nodePortAddresses: [\"primary\"] (file)"),
+        ("nodePortAddresses: []", "nodePortAddresses is empty: NodePorts on every address of the node"),
+        ("iptables: {masqueradeAll: true}", "iptables.masqueradeAll: true (file)"),
+        (
+            "featureGates: {AllowServiceExternalIPs: false}",
+            "featureGates.AllowServiceExternalIPs: false (file)",
+        ),
+    ] {
+        told("", body, &[], &[&format!("{subject}: {PLANNED}")]);
+    }
+    let explicit =
+        good("", "detectLocalMode: ClusterCIDR\nclusterCIDR: 10.0.0.0/8\nnodePortAddresses: [all]");
+    assert!(!explicit.notes.iter().any(|note| note.contains("detectLocalMode")), "{:#?}", explicit.notes);
+}
+
+#[test]
+fn what_this_version_does_not_do_is_always_said() {
+    for (line, body) in [("", "-"), ("--healthz-port 0", "-"), ("", KUBEADM)] {
+        told(line, body, &[], &NOT_YET);
+    }
 }
 
 #[test]
@@ -521,8 +564,8 @@ fn what_is_probably_a_mistake_costs_a_warning() {
         "",
         "clusterCIDR: 10.0.0.0/8,fd00::/8\nnodePortAddresses: [10.0.0.0/8]",
         &[
-            "clusterCIDR is dual-stack, but nodePortAddresses contains only IPv4 addresses; NodePort connections will be \
-         accepted on all local IPv6 addresses",
+            "clusterCIDR is dual-stack, but nodePortAddresses contains only IPv4 addresses, which means NodePorts on all \
+             local IPv6 addresses",
         ],
         &[],
     );
@@ -530,10 +573,17 @@ fn what_is_probably_a_mistake_costs_a_warning() {
         "",
         "bindAddress: fd00::1\nnodePortAddresses: [10.0.0.0/8]\nclusterCIDR: 10.0.0.0/8",
         &[
-            "bindAddress is of the other family, but nodePortAddresses contains only IPv4 addresses; NodePort connections \
-         will be accepted on all local IPv6 addresses",
-            "bindAddress makes IPv6 first, but clusterCIDR contains only IPv4 addresses",
+            "bindAddress is of the other family, but nodePortAddresses contains only IPv4 addresses, which means NodePorts \
+             on all local IPv6 addresses",
+            "bindAddress makes IPv6 first, but clusterCIDR contains only IPv4 addresses; kube-proxy would not start on a node \
+             with IPv6 only",
         ],
+        &[],
+    );
+    told(
+        "--bind-address 10.0.0.1 --healthz-bind-address [fd00::1]:10256 --metrics-bind-address [::]:10249",
+        "-",
+        &["bindAddress makes IPv4 first, but healthzBindAddress is an IPv6 address"],
         &[],
     );
     told("", "clusterCIDR: 10.0.0.0/8,fd00::/8\nnodePortAddresses: [10.0.0.0/8, primary]", &[], &[]);
@@ -546,7 +596,12 @@ fn the_file_that_kubeadm_writes_is_taken_as_it_is() {
         assert_eq!(effective.warnings, Vec::<String>::new());
         assert_eq!(
             effective.notes,
-            ["nodePortAddresses is empty: every address of the node accepts NodePorts"]
+            [
+                NOT_YET[0],
+                NOT_YET[1],
+                &format!("clusterCIDR: 10.244.0.0/16 (file): {PLANNED}"),
+                &format!("nodePortAddresses is empty: NodePorts on every address of the node: {PLANNED}"),
+            ]
         );
         assert_eq!(effective.node, "n1");
         assert_eq!(effective.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
@@ -570,6 +625,13 @@ fn a_written_file_says_the_same_again() {
             assert_eq!(second.fields.entries[path].value, entry.value, "{path}: {written}");
         }
     }
+}
+
+#[test]
+fn a_written_file_has_nothing_of_the_environment() {
+    assert_eq!(print::file(&good("", "-").fields)["hostnameOverride"], "");
+    assert_eq!(print::file(&good("--node-name n1", "-").fields)["hostnameOverride"], "n1");
+    assert_eq!(print::file(&good("", "hostnameOverride: n2").fields)["hostnameOverride"], "n2");
 }
 
 #[test]

@@ -27,7 +27,8 @@ pub struct Decoded {
 pub fn decode(name: &str, bytes: &[u8]) -> Result<Decoded, Vec<String>> {
     let (root, more) = document(bytes).map_err(|why| vec![format!("{name}: {why}")])?;
     let Node::Map(root) = root else {
-        return Err(vec![format!("{name}: must be a {KIND}, but is {root}")]);
+        // Not what it says: it may be a key or a token that was taken for the configuration.
+        return Err(vec![format!("{name}: must be a {KIND}, but is {}", root.kind())]);
     };
     let strange = headed_otherwise(name, &root);
     if !strange.is_empty() {
@@ -61,9 +62,10 @@ fn headed_otherwise(name: &str, root: &[(String, Node)]) -> Vec<String> {
         Some(Node::Text(text)) if text == "ConfigMap" => Some(format!(
             "{name}: {key}: Invalid value: {text:?}: give the text of its key config.conf, not the ConfigMap"
         )),
-        Some(other) => {
-            Some(format!("{name}: {key}: Unsupported value: {other}: supported values: {wanted:?}"))
+        Some(text @ Node::Text(_)) => {
+            Some(format!("{name}: {key}: Unsupported value: {text}: supported values: {wanted:?}"))
         }
+        Some(other) => Some(format!("{name}: {key}: must be {wanted:?}, but is {}", other.kind())),
     };
     [("apiVersion", API_VERSION), ("kind", KIND)].into_iter().filter_map(wrong).collect()
 }

@@ -165,9 +165,33 @@ fn a_file_of_another_kind_is_an_error() {
         "c.yaml: kind: Unsupported value: \"Pod\": supported values: \"KubeProxyConfiguration\""
     );
     assert!(complaint("apiVersion: v1\nkind: ConfigMap").contains("config.conf"));
-    assert!(complaint("").contains("must be a KubeProxyConfiguration, but is null"));
+    assert_eq!(
+        complaint("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: {token: hush}"),
+        "c.yaml: kind: must be \"KubeProxyConfiguration\", but is a mapping"
+    );
+    assert_eq!(complaint(""), "c.yaml: must be a KubeProxyConfiguration, but is nothing");
     assert!(complaint("mode: [").contains("could not be read"));
     assert!(decode("c.yaml", &[0xff, 0xfe]).expect_err("no text")[0].contains("is not text"));
+}
+
+#[test]
+fn a_secret_that_was_taken_for_the_file_is_not_shown() {
+    for text in [
+        "hush",
+        "- hush",
+        "token: hush",
+        "hush: [",
+        "-----BEGIN KEY-----\nhush\n",
+        "kind: Secret\ndata: {a: hush}",
+        "\"hush",
+        "a: &x hush\nb: *hush",
+        "{apiVersion: {a: hush}, kind: [hush]}",
+        "!hush {a: b}",
+        "a: 'hush'hush",
+    ] {
+        let complaints = read(text).map(|_| ()).expect_err(text).join("\n");
+        assert!(!complaints.contains("hush"), "{text}: {complaints}");
+    }
 }
 
 proptest! {
