@@ -1,4 +1,6 @@
-//! Event counts. Only service traffic is counted, and only when something is decided: never per packet.
+//! Event counts. Only service traffic is counted, and only when something is decided: once for each flow that is let
+//! through. A call that is refused or left alone is remembered by nobody, so a socket that sends datagrams without
+//! connecting counts for each of them.
 
 /// Index into the map of counters.
 #[repr(u32)]
@@ -14,7 +16,7 @@ pub enum Counter {
     Unsettled = 3,
     /// Translated, but the socket could not remember it (no memory): the peer shows as the endpoint's address.
     Forgotten = 4,
-    /// Left to the packet filter to drop: others serve, but not here.
+    /// Left untranslated, for a packet filter to drop: others serve, but not here.
     NoLocalEndpoint = 5,
 }
 

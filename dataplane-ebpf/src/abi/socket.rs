@@ -3,6 +3,9 @@
 //! Socket storage lives and dies with its socket, so nothing here is ever swept or evicted by others. Every hook that
 //! touches it runs under the socket's lock (`BPF_CGROUP_RUN_SA_PROG_LOCK`, or a caller that holds it), so plain reads
 //! and writes are enough.
+//!
+//! A daemon takes these maps over from another layout version if their sizes are the same: so whoever changes what they
+//! mean changes a size or a map's name too.
 
 use super::{Endpoint, abi};
 

@@ -26,19 +26,21 @@ pub enum Choice {
 /// Chooses for the service at `key`: the endpoint that the caller had, if the service port has affinity and the endpoint
 /// is still listed, else uniformly among those listed.
 ///
-/// What was read counts only if the state is the same afterwards: the kernel may use a removed element again at once,
-/// also while somebody reads it (bpf_mem_cache_free, since 6.1), and nothing that a state names is removed before that
-/// state is replaced.
+/// What was read, and also that a list is empty, counts only if state and service are the same afterwards. The kernel may
+/// use a removed element again at once, also while somebody reads it (bpf_mem_cache_free, since 6.1), and nothing that a
+/// state names is removed before that state is replaced. And when an address goes to another service port, the list of
+/// the one before is emptied only after the address has gone.
 #[inline(always)]
 pub fn choose(socket: &impl Socket, tables: &impl Tables, key: &ServiceKey) -> Choice {
     for _ in 0..TRIES {
         let Some(service) = tables.service(key) else { return Choice::NotOurs };
         let Some(state) = tables.state(service.id) else { continue };
         let client = affinity::client(socket, tables, service.id, &state);
-        let Some(index) = place(tables, client.as_ref(), &state) else {
-            return Choice::Nobody(Reason::NoEndpoint);
+        let found = match place(tables, client.as_ref(), &state) {
+            Some(index) => resolve(tables, service.id, &state, index),
+            None => Some(Choice::Nobody(Reason::NoEndpoint)),
         };
-        if let Some(choice) = resolve(tables, service.id, &state, index)
+        if let Some(choice) = found
             && tables.state(service.id) == Some(state)
             && tables.service(key) == Some(service)
         {

@@ -11,8 +11,7 @@ pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
     match choose(socket, tables, &ServiceKey::new(&service, socket.protocol())) {
         Choice::NotOurs => {
-            // A UDP socket may be connected again, to somewhere that is no service.
-            socket.forget_connected();
+            forget_other(socket, &service);
             Verdict::NotOurs
         }
         Choice::Nobody(reason) => refuse(tables, reason),
@@ -37,10 +36,8 @@ pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
 pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
     let key = ServiceKey::new(&service, socket.protocol());
-    if let Some(peer) = remembered(socket, &service)
-        && tables.service(&key).is_some_and(|found| holds(tables, found.id, &peer))
-    {
-        socket.set_remote(&peer.backend);
+    if let Some(backend) = remembered(socket, tables, &key, &service) {
+        socket.set_remote(&backend);
         return Verdict::Translated;
     }
     match choose(socket, tables, &key) {
@@ -100,15 +97,42 @@ fn leave(tables: &impl Tables) -> Verdict {
     Verdict::Left
 }
 
-/// The translation in force for sends to `service`. A connected socket that names the address all the same must reach
-/// the endpoint it is connected to: the answer of another would not be delivered to it.
+/// A UDP socket may be connected again, to somewhere that is no service; then it forgets the service before. But `to` may
+/// be the very endpoint it remembers: a program of another layout version, which runs first while a daemon takes over, has
+/// translated the call then and written that down.
 #[inline(always)]
-fn remembered(socket: &impl Socket, service: &Endpoint) -> Option<Peer> {
+fn forget_other(socket: &mut impl Socket, to: &Endpoint) {
+    if let Some(peer) = socket.connected()
+        && peer.backend != *to
+    {
+        socket.forget_connected();
+    }
+}
+
+/// The endpoint of a translation that is in force for sends to `service`, if it still serves. A connected socket that
+/// names the address all the same must reach the endpoint it is connected to: the answer of another would not be delivered
+/// to it. A socket that was connected once, and was disconnected since, still remembers that: so where that endpoint has
+/// gone, what it sent without connecting counts.
+#[inline(always)]
+fn remembered(
+    socket: &impl Socket,
+    tables: &impl Tables,
+    key: &ServiceKey,
+    service: &Endpoint,
+) -> Option<Endpoint> {
     if let Some(peer) = socket.connected()
         && peer.service == *service
+        && holds(tables, key, &peer)
     {
-        return Some(peer);
+        return Some(peer.backend);
     }
+    let peer = sent(socket, service)?;
+    holds(tables, key, &peer).then_some(peer.backend)
+}
+
+/// What a socket got when it sent to `service` without connecting.
+#[inline(always)]
+fn sent(socket: &impl Socket, service: &Endpoint) -> Option<Peer> {
     let memory = socket.datagrams()?;
     for peer in &memory.peers {
         if peer.service == *service {
@@ -118,13 +142,14 @@ fn remembered(socket: &impl Socket, service: &Endpoint) -> Option<Peer> {
     None
 }
 
-/// Whether the endpoint of a translation still serves this service port. Ids are never given out twice by one daemon,
-/// but the next daemon may: so address and owner are compared too.
+/// Whether the endpoint of a translation still serves the service port at `key`. Ids are never given out twice by one
+/// daemon, but the next daemon may: so address and owner are compared too.
 #[inline(always)]
-fn holds(tables: &impl Tables, service_id: u32, peer: &Peer) -> bool {
+fn holds(tables: &impl Tables, key: &ServiceKey, peer: &Peer) -> bool {
+    let Some(service) = tables.service(key) else { return false };
     tables
         .backend(peer.backend_id)
-        .is_some_and(|backend| backend.service == service_id && backend.endpoint == peer.backend)
+        .is_some_and(|backend| backend.service == service.id && backend.endpoint == peer.backend)
 }
 
 /// Writes a translation over the one for the same service, else over the oldest.

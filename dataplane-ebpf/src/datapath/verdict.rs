@@ -6,8 +6,9 @@
 pub enum Verdict {
     /// No service has this address: the call goes on as it came.
     NotOurs,
-    /// Nobody here may answer, though others serve elsewhere: the call goes on as it came, and what it sends is for the
-    /// packet filter to drop. A call that failed would tell the caller that nobody serves.
+    /// Nobody here may answer, though others serve elsewhere: the call goes on as it came. A call that failed would tell
+    /// the caller that nobody serves. What it sends is for a packet filter to drop; this layer drops nothing, and without
+    /// such a filter the packets leave the node with the service's address.
     Left,
     /// The address was exchanged.
     Translated,

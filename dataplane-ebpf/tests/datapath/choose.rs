@@ -282,11 +282,78 @@ impl Tables for Reused {
     }
 }
 
+/// A reader for whom the list is empty at so many looks.
+struct Gap {
+    tables: HostTables,
+    left: Cell<u32>,
+}
+
+impl Tables for Gap {
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.tables.service(key)
+    }
+
+    fn state(&self, service: u32) -> Option<State> {
+        match self.left.get() {
+            0 => self.tables.state(service),
+            left => {
+                self.left.set(left - 1);
+                Some(State::NONE)
+            }
+        }
+    }
+
+    fn slot(&self, key: &SlotKey) -> Option<Slot> {
+        self.tables.slot(key)
+    }
+
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        self.tables.member(key)
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.tables.backend(id)
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.tables.affinity(key)
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        self.tables.set_affinity(key, value);
+    }
+
+    fn now(&self) -> u64 {
+        self.tables.now()
+    }
+
+    fn random(&self) -> u32 {
+        self.tables.random()
+    }
+
+    fn count(&self, counter: Counter) {
+        self.tables.count(counter);
+    }
+}
+
 #[test]
 fn an_element_that_was_used_again_while_it_was_read_leads_nowhere() {
     let mut tables = web(&[5]);
     put(&mut tables, DNS, List { id: 2, generation: 1, slots: 1 }, &[8]);
     check(&Reused { tables, reads: Cell::new(0) }, WEB, "5");
+}
+
+#[test]
+fn an_address_that_goes_to_another_service_meanwhile_is_not_refused_for_the_empty_list_of_the_one_before() {
+    let mut tables = web(&[5]);
+    put(&mut tables, DNS, List { id: 2, generation: 1, slots: 0 }, &[]);
+    check(&Reused { tables, reads: Cell::new(0) }, WEB, "5");
+}
+
+#[test]
+fn a_list_that_is_empty_only_for_an_instant_refuses_nobody() {
+    check(&Gap { tables: web(&[5]), left: Cell::new(1) }, WEB, "5");
+    check(&Gap { tables: web(&[5]), left: Cell::new(9) }, WEB, "no endpoint");
 }
 
 fn check_flip(replaced_after: u32, new: HostTables, choice: &str) {

@@ -98,6 +98,16 @@ fn a_connection_to_elsewhere_forgets_the_service() {
 }
 
 #[test]
+fn a_connection_that_an_earlier_program_has_translated_already_keeps_what_that_one_wrote() {
+    let mut socket = connected(TCP);
+    let written = socket.connected;
+    check(connect(&mut socket, &web(&[5])), Verdict::NotOurs, &socket, &backend(5));
+    assert_eq!(socket.connected, written);
+    peer_name(&mut socket);
+    assert_eq!(socket.remote, endpoint(WEB));
+}
+
+#[test]
 fn a_refused_connection_leaves_the_one_before_in_force() {
     let mut socket = connected(UDP);
     let before = socket.connected;
@@ -262,6 +272,18 @@ fn a_connected_socket_that_names_the_service_again_reaches_the_same_endpoint() {
     assert_eq!(connect(&mut socket, &tables), Verdict::Translated);
     tables.random.set(u32::MAX);
     check(resend(&mut socket, &tables, WEB), Verdict::Translated, &socket, &backend(5));
+}
+
+#[test]
+fn a_socket_that_was_connected_once_keeps_its_endpoint_when_the_one_of_that_connection_goes() {
+    let mut tables = web(&[5, 6, 7]);
+    let mut socket = connected(UDP);
+    put(&mut tables, WEB, List { id: 1, generation: 2, slots: 2 }, &[6, 7]);
+    tables.backends.remove(&5);
+    check_send(&mut socket, &tables, WEB, 6);
+    tables.random.set(u32::MAX);
+    check_send(&mut socket, &tables, WEB, 6);
+    assert_eq!(counted(&tables), [(Counter::DatagramFlow, 1)]);
 }
 
 #[test]

@@ -20,3 +20,4 @@ mod restart;
 mod stage;
 mod two_nodes;
 mod udp;
+mod upgrade;

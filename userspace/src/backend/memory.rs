@@ -83,6 +83,7 @@ impl Backend for Memory {
             }],
             maps: Vec::new(),
             counters: BTreeMap::new(),
+            leftovers: Vec::new(),
         })
     }
 

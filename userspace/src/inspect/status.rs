@@ -130,12 +130,16 @@ fn kernel_text(report: &Report) -> String {
         .collect();
     let counters: Vec<String> =
         report.counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let leftovers = match report.leftovers.as_slice() {
+        [] => String::new(),
+        names => format!("leftovers {} (being replaced, or could not be removed yet)\n", names.join(", ")),
+    };
     let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     format!(
         "hooks     {on} of {} attached{missing}\n\
          maps      {}\n\
          events    {}\n\
-         pins      {}\n",
+         pins      {}\n{leftovers}",
         report.hooks.len(),
         or_none(maps),
         or_none(counters),

@@ -10,12 +10,14 @@ use dataplane_ebpf::abi::{
 };
 use proptest::prelude::*;
 
+use super::books::{Books, Ports};
 use super::image::{Entries, Numbers, Plan, entries};
 use super::read::{Dump, Installed, by_port};
 use super::sample::{endpoint, everywhere, name, port};
 use super::{Summary, Verdict, describe};
+use crate::backend::Wanted;
 use crate::desired::{Action, Frontend, ServicePort};
-use crate::model::{Protocol, ServicePortName};
+use crate::model::{Protocol, ServiceName, ServicePortName};
 use crate::plan::{ORDER, Step};
 
 /// The kernel's tables.
@@ -95,6 +97,12 @@ impl Kernel {
         }
     }
 
+    /// Entries in SERVICES, SLOTS, MEMBERS, BACKENDS and NAMES.
+    fn counts(&self) -> [usize; 5] {
+        let Self { services, states: _, slots, members, backends, names } = self;
+        [services.len(), slots.len(), members.len(), backends.len(), names.len()]
+    }
+
     /// What a client of each address can get. Panics if any list has a hole, or if a client could not keep its endpoint.
     fn offers(&self) -> BTreeMap<ServiceKey, Offer> {
         let offer = |service: &Service| {
@@ -129,34 +137,33 @@ struct Offer {
     timeout: u32,
 }
 
-/// A daemon: what it knows, and its numbers.
-struct Daemon {
-    have: BTreeMap<ServicePortName, Entries>,
-    numbers: Numbers,
-}
+/// A daemon, by its books.
+struct Daemon(Books);
 
 impl Daemon {
     /// Begins with what the kernel holds; strays are removed at once.
     fn adopt(kernel: &mut Kernel) -> Self {
         let Installed { ports, strays } = by_port(kernel.dump());
         writes(&strays).iter().for_each(|write| write(kernel));
-        let numbers = Numbers::beside(ports.values(), 8);
-        Self { have: ports, numbers }
+        let mut books = Books::new(Ports::new(), 8);
+        books.found(ports, 8);
+        Self(books)
     }
 
-    fn plan(&mut self, want: &BTreeMap<ServicePortName, ServicePort>) -> Plan {
-        let mut plan = Plan::default();
-        let gone: Vec<_> = self.have.keys().filter(|name| !want.contains_key(*name)).cloned().collect();
-        for name in gone {
-            let have = self.have.remove(&name).unwrap_or_default();
-            plan.add(&name, &have, &Entries::default());
-        }
+    /// Plans what brings everything to what is wanted, and goes on as if that were done.
+    fn plan(&mut self, want: &World) -> Plan {
+        let known: Vec<_> = self.0.have().keys().map(|name| name.service.clone()).collect();
+        let mut wanted: Wanted = known.into_iter().map(|name| (name, BTreeMap::new())).collect();
         for (name, port) in want {
-            let have = self.have.get(name).cloned().unwrap_or_default();
-            let image = entries(name, port, &have, &mut self.numbers);
-            plan.add(name, &have, &image);
-            self.have.insert(name.clone(), image);
+            wanted.entry(name.service.clone()).or_default().insert(name.clone(), port.clone());
         }
+        self.take(&wanted)
+    }
+
+    fn take(&mut self, wanted: &Wanted) -> Plan {
+        let image = self.0.image(wanted);
+        let plan = self.0.plan(&image);
+        self.0.commit(image, &plan);
         plan
     }
 }
@@ -184,17 +191,18 @@ fn once(numbers: Vec<u8>) -> Vec<u8> {
 }
 
 fn expected(world: &World) -> BTreeMap<ServiceKey, Offer> {
-    let offer = |port: &ServicePort| {
-        let address = port.frontends.iter().find_map(|frontend| frontend.address()).expect("a ClusterIP");
-        let list = match port.internal.pod {
+    let offers = |port: &ServicePort| {
+        let list: Vec<_> = match port.internal.pod {
             Action::Forward(list, _) => port.list(list).map(Some).collect(),
             Action::Reject => Vec::new(),
             Action::Drop => vec![None],
         };
         let timeout = port.affinity.map_or(0, NonZeroU32::get);
-        (ServiceKey::new(&address.into(), 6), Offer { list, timeout })
+        let addresses: Vec<_> = port.frontends.iter().filter_map(|frontend| frontend.address()).collect();
+        let offer = Offer { list, timeout };
+        addresses.into_iter().map(move |address| (ServiceKey::new(&address.into(), 6), offer.clone()))
     };
-    world.values().map(offer).collect()
+    world.values().flat_map(offers).collect()
 }
 
 proptest! {
@@ -234,7 +242,7 @@ proptest! {
         prop_assert_eq!(kernel.offers(), expected(&after));
         let Installed { ports, strays } = by_port(kernel.dump());
         prop_assert_eq!(strays, Plan::default());
-        prop_assert_eq!(&ports, &second.have);
+        prop_assert_eq!(&ports, second.0.have());
         // Nothing is left of anything: every endpoint in the table is wanted.
         let wanted: usize = after.values().map(|port| port.endpoints.len()).sum();
         prop_assert_eq!(kernel.backends.len(), wanted);
@@ -247,6 +255,89 @@ proptest! {
         writes(&first.plan(&world)).iter().for_each(|write| write(&mut kernel));
         let mut second = Daemon::adopt(&mut kernel);
         prop_assert_eq!(second.plan(&world), Plan::default());
+    }
+}
+
+/// Who has which of four addresses, and under which name of its port a Service answers there.
+type Claims = (Vec<Option<u8>>, [bool; 3]);
+
+fn claims() -> impl Strategy<Value = Claims> {
+    (prop::collection::vec(prop::option::of(0_u8..3), 4), any::<[bool; 3]>())
+}
+
+/// What three Services want then. One without an address wants nothing.
+fn claimed((owners, renamed): &Claims) -> Wanted {
+    let service = |number: u8| {
+        let addresses = (0..).zip(owners).filter(|(_, owner)| **owner == Some(number));
+        let frontends: Vec<_> = addresses
+            .map(|(last, _): (u8, _)| Frontend::ClusterIp(SocketAddr::from(([10, 96, 1, last], 80))))
+            .collect();
+        let port_name = if renamed[usize::from(number)] { "web" } else { "http" };
+        let name = ServicePortName { port: port_name.into(), ..name(number) };
+        let port = ServicePort { frontends: frontends.into(), ..port(number, &[number], &[]) };
+        let is_there = !port.frontends.is_empty();
+        (name.service.clone(), is_there.then_some((name, port)).into_iter().collect())
+    };
+    (0..3).map(service).collect()
+}
+
+proptest! {
+    /// The books are true after every share, whoever was written in it, and whether tables grew in between.
+    #[test]
+    fn addresses_and_names_go_round_in_any_shares_and_the_last_word_counts(
+        steps in prop::collection::vec((claims(), any::<[bool; 3]>(), any::<bool>()), 1..6),
+    ) {
+        let mut kernel = Kernel::default();
+        let mut daemon = Daemon::adopt(&mut kernel);
+        let last = steps.len() - 1;
+        for (index, (claims, first, grows)) in steps.iter().enumerate() {
+            let is_first = |name: &ServiceName| first[usize::from(name.name.as_bytes()[1] - b'0')];
+            let (one, other): (Wanted, Wanted) =
+                claimed(claims).into_iter().partition(|(name, _)| is_first(name));
+            // Only the last word is heard to its end.
+            for share in [Some(one), (index == last).then_some(other)].into_iter().flatten() {
+                writes(&daemon.take(&share)).iter().for_each(|write| write(&mut kernel));
+                let Installed { ports, strays } = by_port(kernel.dump());
+                prop_assert_eq!((&ports, strays), (daemon.0.have(), Plan::default()));
+                prop_assert_eq!(daemon.0.counts(), kernel.counts());
+                if *grows {
+                    kernel = Kernel::default();
+                    writes(&daemon.0.everything()).iter().for_each(|write| write(&mut kernel));
+                    prop_assert_eq!(&by_port(kernel.dump()).ports, daemon.0.have());
+                }
+            }
+        }
+        let all = claimed(&steps[last].0).into_values().flatten().collect();
+        prop_assert_eq!(kernel.offers(), expected(&all));
+    }
+}
+
+#[test]
+fn an_address_that_turns_back_before_its_old_holder_was_written_is_written_back() {
+    let mut kernel = Kernel::default();
+    let mut daemon = Daemon::adopt(&mut kernel);
+    let mine = claimed(&(vec![Some(1)], [false; 3]));
+    let theirs = claimed(&(vec![Some(2)], [false; 3]));
+    let only = |wanted: &Wanted, number| {
+        let service = name(number).service;
+        Wanted::from([(service.clone(), wanted[&service].clone())])
+    };
+    for share in [mine.clone(), only(&theirs, 2)] {
+        writes(&daemon.take(&share)).iter().for_each(|write| write(&mut kernel));
+    }
+    let mut bigger = Kernel::default();
+    writes(&daemon.0.everything()).iter().for_each(|write| write(&mut bigger));
+    for mut kernel in [kernel, bigger] {
+        let mut daemon = Daemon::adopt(&mut kernel);
+        for share in [only(&mine, 1), only(&mine, 2)] {
+            writes(&daemon.take(&share)).iter().for_each(|write| write(&mut kernel));
+        }
+        assert_eq!(kernel.offers(), expected(&mine.clone().into_values().flatten().collect()));
+    }
+    for share in [only(&mine, 1), only(&mine, 2)] {
+        let plan = daemon.take(&share);
+        let one = usize::from(share.contains_key(&name(1).service));
+        assert_eq!((plan.put_services.len(), plan.drop_services.len()), (one, 0));
     }
 }
 

@@ -32,7 +32,7 @@ pub enum Verdict {
     Forward,
     /// They are refused.
     Reject,
-    /// They are left alone, to be dropped by the packet filter.
+    /// They are left untranslated, for a packet filter to drop.
     Drop,
 }
 

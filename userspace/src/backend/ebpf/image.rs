@@ -130,7 +130,7 @@ pub(super) fn entries(
     have: &Entries,
     numbers: &mut Numbers,
 ) -> Entries {
-    let addresses = served(name, want);
+    let addresses = keys(name, want);
     if addresses.is_empty() {
         return Entries::default();
     }
@@ -145,7 +145,7 @@ pub(super) fn entries(
         .map(|(index, backend)| (SlotKey { service: id, generation, index }, Slot { backend: *backend }));
     Entries {
         id,
-        services: services(name, &addresses, id),
+        services: addresses.into_iter().map(|key| (key, Service { id })).collect(),
         state: State { generation, slots: list.len() as u32, timeout, zero: 0 },
         slots: slots.collect(),
         members: if timeout == 0 { Box::default() } else { members(id, generation, &list) },
@@ -187,12 +187,13 @@ fn list(want: &ServicePort, backends: &[(u32, Backend)]) -> Vec<u32> {
     all.filter(|(endpoint, _)| endpoint.uses.is_in(list)).map(|(_, (id, _))| *id).collect()
 }
 
-fn services(name: &ServicePortName, addresses: &[SocketAddr], id: u32) -> Box<[(ServiceKey, Service)]> {
-    let key = |address: &SocketAddr| ServiceKey::new(&Endpoint::from(*address), name.protocol.number());
-    let mut services: Vec<_> = addresses.iter().map(|address| (key(address), Service { id })).collect();
-    services.sort_unstable_by_key(|(key, _)| *key);
-    services.dedup_by_key(|(key, _)| *key);
-    services.into_boxed_slice()
+/// The addresses of a service port, as the programs look for them; sorted, each once.
+pub(super) fn keys(name: &ServicePortName, want: &ServicePort) -> Vec<ServiceKey> {
+    let key = |address: SocketAddr| ServiceKey::new(&Endpoint::from(address), name.protocol.number());
+    let mut keys: Vec<_> = served(name, want).into_iter().map(key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
 }
 
 /// Who is in a list, by number.
@@ -246,6 +247,11 @@ impl Plan {
         self.drop_members.extend(members.drops);
         self.put_backends.extend(backends.puts);
         self.drop_backends.extend(backends.drops);
+    }
+
+    /// Adds the new name of what has this id.
+    pub fn rename(&mut self, name: &ServicePortName, id: u32) {
+        self.put_names.push((id, label(name)));
     }
 
     /// Entries to write.

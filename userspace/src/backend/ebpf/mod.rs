@@ -1,5 +1,6 @@
 //! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
 
+mod books;
 #[cfg(test)]
 mod crash;
 mod describe;
@@ -12,6 +13,7 @@ mod read;
 #[cfg(test)]
 mod sample;
 mod set;
+mod shared;
 #[expect(unsafe_code, reason = "bpf(2) has no safe face for these calls")]
 mod sys;
 mod table;
@@ -21,15 +23,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use aya::Ebpf as Object;
-use dataplane_ebpf::abi::{self, ServiceKey};
+use dataplane_ebpf::abi;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use self::books::{Books, Ports};
 pub use self::describe::{Summary, Verdict, describe};
-use self::image::Numbers;
 pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};
 pub use self::links::{HOOKS, HookState};
@@ -40,7 +41,7 @@ pub use self::set::Fill;
 use self::set::Set;
 use super::{Applied, Backend, BackendError, Wanted};
 use crate::desired::ServicePort;
-use crate::model::{Family, Problem, Protocol, ServiceName, ServicePortName};
+use crate::model::{Problem, ServiceName, ServicePortName};
 
 /// A table grows when it would be fuller than this, in percent.
 const FULL_PERCENT: usize = 75;
@@ -68,6 +69,9 @@ pub struct Report {
     pub maps: Vec<Fill>,
     /// Event counts by name.
     pub counters: BTreeMap<String, u64>,
+    /// What stands in the pin directory beside what is in force: it is being replaced, or could not be removed yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<String>,
 }
 
 /// The dataplane, and what it is known to hold.
@@ -83,11 +87,7 @@ pub struct Ebpf {
     in_force: Option<u32>,
     /// After a failed write the tables must be read before they are compared with anything.
     doubtful: bool,
-    have: BTreeMap<ServicePortName, Entries>,
-    /// Entries in SLOTS, in MEMBERS and in BACKENDS.
-    totals: [usize; 3],
-    owners: BTreeMap<ServiceKey, u32>,
-    numbers: Numbers,
+    books: Books,
 }
 
 impl Ebpf {
@@ -96,35 +96,24 @@ impl Ebpf {
         let pins = Pins::new(&settings.pin_dir);
         let lock = pins.prepare()?;
         let cgroup = Cgroup::open(&settings.cgroup)?;
+        shared::prepare(&pins)?;
+        remove_unfinished(&pins)?;
         let adopted = adoptable(&pins)?;
-        let number = match adopted {
-            Some(number) => number,
-            None => pins.sets()?.last().map_or(1, |last| last + 1),
+        let (number, lent) = match adopted {
+            Some(number) => (number, Ports::new()),
+            None => (pins.sets()?.last().map_or(1, |last| last + 1), shared::numbers(&pins)?),
         };
         let programs = load::load(&pins, number, settings.capacity)?;
         let set = Set::open(&pins.set(number))?;
         let links = Links::new(pins.links());
-        let (have, owners) = (BTreeMap::new(), BTreeMap::new());
-        let (in_force, doubtful, totals) = (None, false, [0; 3]);
-        let numbers = Numbers::beside(std::iter::empty(), set.services.capacity());
-        let mut backend = Self {
-            pins,
-            _lock: lock,
-            cgroup,
-            links,
-            number,
-            set,
-            programs,
-            in_force,
-            doubtful,
-            have,
-            totals,
-            owners,
-            numbers,
-        };
+        let books = Books::new(lent, set.services.capacity());
+        let (in_force, doubtful) = (None, false);
+        let mut backend =
+            Self { pins, _lock: lock, cgroup, links, number, set, programs, in_force, doubtful, books };
         if adopted.is_some() {
             backend.reread()?;
-            info!(set = number, service_ports = backend.have.len(), "adopted what an earlier daemon left");
+            let service_ports = backend.books.have().len();
+            info!(set = number, service_ports, "adopted what an earlier daemon left");
         }
         Ok(backend)
     }
@@ -137,43 +126,9 @@ impl Ebpf {
             warn!(entries = lost, "the maps hold entries that belong to no service; removing them");
             self.set.write(&strays)?;
         }
-        let numbers = Numbers::beside(ports.values(), self.set.services.capacity());
-        self.numbers = numbers.not_before(&self.numbers);
-        self.owners = ports
-            .values()
-            .flat_map(|entries| entries.services.iter().map(|(key, service)| (*key, service.id)))
-            .collect();
-        self.totals = ports.values().map(sizes).fold([0; 3], |[a, b, c], [d, e, f]| [a + d, b + e, c + f]);
-        self.have = ports;
+        self.books.found(ports, self.set.services.capacity());
         self.doubtful = false;
         Ok(())
-    }
-
-    /// The entries that bring these Services to what is wanted, by service port.
-    fn image(&mut self, wanted: &Wanted) -> Vec<(ServicePortName, Entries)> {
-        let mut image = Vec::new();
-        let nothing = Entries::default();
-        for (service, ports) in wanted {
-            let gone = names_of(&self.have, service).filter(|name| !ports.contains_key(name)).cloned();
-            image.extend(gone.map(|name| (name, Entries::default())));
-            for (name, want) in ports {
-                let have = self.have.get(name).unwrap_or(&nothing);
-                image.push((name.clone(), image::entries(name, want, have, &mut self.numbers)));
-            }
-        }
-        image
-    }
-
-    /// The plan for an image. A removed address that another service port has taken over meanwhile stays.
-    fn plan(&self, image: &[(ServicePortName, Entries)]) -> Plan {
-        let mut plan = Plan::default();
-        let nothing = Entries::default();
-        for (name, want) in image {
-            plan.add(name, self.have.get(name).unwrap_or(&nothing), want);
-        }
-        let taken: BTreeSet<ServiceKey> = plan.put_services.iter().map(|(key, _)| *key).collect();
-        plan.drop_services.retain(|(key, id)| !taken.contains(key) && self.owners.get(key) == Some(id));
-        plan
     }
 
     /// By which factor the tables must grow for this plan; 1 if there is room.
@@ -228,16 +183,10 @@ impl Ebpf {
         self.pins.remove_set(number)?;
         let programs = load::load(&self.pins, number, capacity)?;
         let set = Set::open(&self.pins.set(number))?;
-        let mut all = Plan::default();
-        for (name, entries) in &self.have {
-            all.add(name, &Entries::default(), entries);
-        }
-        // An address may have gone to another service port already whose old holder is still to be written.
-        all.put_services.retain(|(key, service)| self.owners.get(key) == Some(&service.id));
-        set.write(&all)?;
+        set.write(&self.books.everything())?;
         info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
         (self.number, self.set, self.programs) = (number, set, programs);
-        self.numbers.services.raise(capacity.services);
+        self.books.raise(capacity.services);
         Ok(())
     }
 
@@ -258,58 +207,33 @@ impl Ebpf {
             self.links.put(hook, &self.cgroup, fd.as_fd())?;
         }
         self.in_force = Some(self.number);
-        if let Err(error) = self.sweep() {
-            warn!(error = &error as &dyn std::error::Error, "could not remove what is no longer in use");
-        }
+        self.books.end_loan();
+        self.sweep();
         Ok(())
     }
 
-    /// Removes other sets, and what daemons of other layout versions left.
-    fn sweep(&self) -> Result<(), BackendError> {
-        for number in self.pins.sets()? {
-            if number != self.number {
-                self.pins.remove_set(number)?;
+    /// Removes what is no longer in use: other sets, and what daemons of other layout versions left. Programs of these
+    /// would go on translating first. What cannot be removed is tried again whenever somebody looks.
+    fn sweep(&self) {
+        for removed in [self.pins.remove_other_versions(), self.remove_other_sets()] {
+            if let Err(error) = removed {
+                warn!(error = &error as &dyn std::error::Error, "could not remove what is no longer in use");
             }
         }
-        self.pins.remove_other_versions()
     }
 
-    fn commit(&mut self, image: Vec<(ServicePortName, Entries)>, plan: &Plan) {
-        for (key, _) in &plan.drop_services {
-            self.owners.remove(key);
-        }
-        self.owners.extend(plan.put_services.iter().map(|(key, service)| (*key, service.id)));
-        for (name, entries) in image {
-            let (entries_id, new) = (entries.id, sizes(&entries));
-            let old = if entries_id == 0 { self.have.remove(&name) } else { self.have.insert(name, entries) };
-            if let (0, Some(gone)) = (entries_id, &old) {
-                self.numbers.used.remove(&gone.id);
-            }
-            let old = old.as_ref().map_or([0; 3], sizes);
-            for ((total, new), old) in self.totals.iter_mut().zip(new).zip(old) {
-                *total = *total + new - old;
-            }
-        }
+    fn remove_other_sets(&self) -> Result<(), BackendError> {
+        let mut others = self.pins.sets()?.into_iter().filter(|number| *number != self.number);
+        others.try_for_each(|number| self.pins.remove_set(number))
     }
 
     fn fills(&self) -> Vec<Fill> {
-        let [slots, members, backends] = self.totals;
-        fills_of(&self.set, [self.owners.len(), slots, members, backends, self.have.len()])
-    }
-}
-
-impl Backend for Ebpf {
-    fn installed(&self) -> BTreeSet<ServiceName> {
-        self.have.keys().map(|name| name.service.clone()).collect()
+        fills_of(&self.set, self.books.counts())
     }
 
-    fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
-        self.settle()?;
-        if self.doubtful {
-            self.reread()?;
-        }
-        let image = self.image(wanted);
-        let plan = self.plan(&image);
+    fn write(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        let image = self.books.image(wanted);
+        let plan = self.books.plan(&image);
         if plan == Plan::default() {
             return Ok(Applied::default());
         }
@@ -317,7 +241,7 @@ impl Backend for Ebpf {
         self.settle()?;
         match self.set.write(&plan) {
             Ok(applied) => {
-                self.commit(image, &plan);
+                self.books.commit(image, &plan);
                 Ok(applied)
             }
             Err(error) => {
@@ -326,13 +250,35 @@ impl Backend for Ebpf {
             }
         }
     }
+}
+
+impl Backend for Ebpf {
+    fn installed(&self) -> BTreeSet<ServiceName> {
+        self.books.have().keys().map(|name| name.service.clone()).collect()
+    }
+
+    fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        self.settle()?;
+        if self.doubtful {
+            self.reread()?;
+        }
+        let done = self.write(wanted);
+        if done.is_err() {
+            self.books.give_back();
+        }
+        done
+    }
 
     fn enable(&mut self) -> Result<(), BackendError> {
         self.turn_over()
     }
 
     fn report(&self) -> Result<Report, BackendError> {
-        report(&self.pins, self.fills())
+        let is_settled = self.in_force == Some(self.number);
+        if is_settled && !self.pins.leftovers(self.number)?.is_empty() {
+            self.sweep();
+        }
+        report(&self.pins, self.number, self.fills())
     }
 
     fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
@@ -340,8 +286,10 @@ impl Backend for Ebpf {
     }
 }
 
-fn sizes(entries: &Entries) -> [usize; 3] {
-    [entries.slots.len(), entries.members.len(), entries.backends.len()]
+/// Removes sets that were never filled completely, one for each start that came to nothing: no hook ever works on them.
+fn remove_unfinished(pins: &Pins) -> Result<(), BackendError> {
+    let mut unfinished = pins.sets()?.into_iter().filter(|number| !set::was_completed(&pins.set(*number)));
+    unfinished.try_for_each(|number| pins.remove_set(number))
 }
 
 /// The newest set that was filled completely and has the right shape.
@@ -360,20 +308,6 @@ fn adoptable(pins: &Pins) -> Result<Option<u32>, BackendError> {
         }
     }
     Ok(None)
-}
-
-/// Service ports of one Service.
-fn names_of<'a>(
-    have: &'a BTreeMap<ServicePortName, Entries>,
-    service: &'a ServiceName,
-) -> impl Iterator<Item = &'a ServicePortName> {
-    let first = ServicePortName {
-        service: service.clone(),
-        port: Arc::from(""),
-        protocol: Protocol::Tcp,
-        family: Family::V4,
-    };
-    have.range(first..).map(|(name, _)| name).take_while(move |name| name.service == *service)
 }
 
 fn dump(set: &Set) -> Result<Dump, BackendError> {
@@ -402,13 +336,14 @@ fn fills_of(set: &Set, entries: [usize; 5]) -> Vec<Fill> {
         .collect()
 }
 
-fn report(pins: &Pins, maps: Vec<Fill>) -> Result<Report, BackendError> {
+fn report(pins: &Pins, number: u32, maps: Vec<Fill>) -> Result<Report, BackendError> {
     let counters = if maps.is_empty() { Vec::new() } else { set::counters(&pins.shared())? };
     Ok(Report {
         pin_dir: pins.top().to_owned(),
         hooks: Links::new(pins.links()).states(),
         maps,
         counters: counters.into_iter().map(|(counter, count)| (counter.name().to_owned(), count)).collect(),
+        leftovers: pins.leftovers(number)?,
     })
 }
 
@@ -422,9 +357,9 @@ pub fn read_pinned(pins: &Pins) -> Result<Installed, BackendError> {
 
 /// Hooks, tables and counters, read without the daemon.
 pub fn report_pinned(pins: &Pins) -> Result<Report, BackendError> {
-    let Some(number) = adoptable(pins)? else { return report(pins, Vec::new()) };
+    let Some(number) = adoptable(pins)? else { return report(pins, 0, Vec::new()) };
     let set = Set::open(&pins.set(number))?;
     let Dump { services, states: _, slots, members, backends, names } = dump(&set)?;
     let entries = [services.len(), slots.len(), members.len(), backends.len(), names.len()];
-    report(pins, fills_of(&set, entries))
+    report(pins, number, fills_of(&set, entries))
 }

@@ -6,6 +6,7 @@
 //! <pin-dir>/v<VERSION>/shared/<MAP>      what outlives a set: counters, who had which endpoint, socket storage
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -80,11 +81,29 @@ impl Pins {
         Ok(numbers)
     }
 
-    /// Directories of layout versions, this one's included.
-    fn versions(&self) -> Result<Vec<PathBuf>, BackendError> {
-        let is_version =
-            |name: &String| name.strip_prefix('v').is_some_and(|rest| rest.parse::<u32>().is_ok());
-        Ok(names(&self.top)?.into_iter().filter(is_version).map(|name| self.top.join(name)).collect())
+    /// The places of layout versions, this one's included.
+    fn versions(&self) -> Result<BTreeMap<u32, Self>, BackendError> {
+        let names = names(&self.top)?;
+        let version = |name: &String| {
+            let number = name.strip_prefix('v')?.parse().ok()?;
+            Some((number, Self { top: self.top.clone(), home: self.top.join(name) }))
+        };
+        Ok(names.iter().filter_map(version).collect())
+    }
+
+    /// The places of other layout versions.
+    pub(super) fn others(&self) -> Result<BTreeMap<u32, Self>, BackendError> {
+        let mut others = self.versions()?;
+        others.retain(|_, pins| pins.home != self.home);
+        Ok(others)
+    }
+
+    /// What there is beside the set `number`: other sets, and other layout versions. In the end nobody needs them.
+    pub(super) fn leftovers(&self, number: u32) -> Result<Vec<String>, BackendError> {
+        let sets = self.sets()?.into_iter().filter(|other| *other != number).map(|other| self.set(other));
+        let homes = self.others()?.into_values().map(|pins| pins.home);
+        let below = |path: PathBuf| Some(path.strip_prefix(&self.top).ok()?.display().to_string());
+        Ok(homes.chain(sets).filter_map(below).collect())
     }
 
     /// Removes one set's pins. Programs that still use its maps keep them.
@@ -94,11 +113,9 @@ impl Pins {
 
     /// Removes what daemons of other layout versions left, once this one's programs are in force.
     pub fn remove_other_versions(&self) -> Result<(), BackendError> {
-        for version in self.versions()? {
-            if version != self.home {
-                detach(&version.join("links"))?;
-                remove(&version)?;
-            }
+        for other in self.others()?.into_values() {
+            detach(&other.links())?;
+            remove(&other.home)?;
         }
         Ok(())
     }
@@ -108,11 +125,11 @@ impl Pins {
     pub fn remove_all(&self) -> Result<usize, BackendError> {
         let mut removed = 0;
         let versions = self.versions()?;
-        for version in &versions {
-            removed += detach(&version.join("links"))?;
+        for version in versions.values() {
+            removed += detach(&version.links())?;
         }
-        for version in &versions {
-            removed += remove(version)?;
+        for version in versions.values() {
+            removed += remove(&version.home)?;
         }
         // Not empty, or the mount point itself: then it is not ours alone.
         let _ = fs::remove_dir(&self.top);
@@ -130,7 +147,7 @@ fn detach(links: &Path) -> Result<usize, BackendError> {
 }
 
 /// Removes a pin or a directory of pins; what is not there is no error.
-fn remove(path: &Path) -> Result<usize, BackendError> {
+pub(super) fn remove(path: &Path) -> Result<usize, BackendError> {
     let kind = match fs::symlink_metadata(path) {
         Ok(kind) => kind,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),

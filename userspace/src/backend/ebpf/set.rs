@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use aya::Pod;
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use dataplane_ebpf::abi::{
     self, Backend, Counter, MAPS, Member, MemberKey, Name, Service, ServiceKey, Slot, SlotKey, State,
@@ -49,14 +50,13 @@ impl Set {
             members: Table::new(abi::MEMBERS, members?)?,
             backends: Table::new(abi::BACKENDS, backends?)?,
             names: Table::new(abi::NAMES, names?)?,
-            meta: Array::try_from(Map::Array(meta?)).map_err(|error| broken(abi::META, "open", error))?,
+            meta: array(meta?)?,
         })
     }
 
     /// Whether it was filled completely once, by a daemon with this layout.
     pub(super) fn is_complete(&self) -> bool {
-        let entry = |place: u32| self.meta.get(&place, 0).ok();
-        entry(abi::META_VERSION) == Some(abi::VERSION) && entry(abi::META_COMPLETE) == Some(1)
+        self.meta.get(&abi::META_VERSION, 0).ok() == Some(abi::VERSION) && says_complete(&self.meta)
     }
 
     /// Says that it is filled completely.
@@ -96,6 +96,31 @@ impl Set {
     }
 }
 
+fn array(meta: MapData) -> Result<Array<MapData, u32>, BackendError> {
+    Array::try_from(Map::Array(meta)).map_err(|error| broken(abi::META, "open", error))
+}
+
+fn says_complete(meta: &Array<MapData, u32>) -> bool {
+    meta.get(&abi::META_COMPLETE, 0).ok() == Some(1)
+}
+
+/// Whether the tables in `directory`, of whatever layout, may have been in force: only a set that was filled completely
+/// ever is. Where that cannot be known it may.
+pub(super) fn was_completed(directory: &Path) -> bool {
+    if !directory.join(abi::META).exists() {
+        return false;
+    }
+    open(directory, abi::META).and_then(array).map_or(true, |meta| says_complete(&meta))
+}
+
+/// Opens one table by itself.
+pub(super) fn table<K: Pod, V: Pod>(
+    directory: &Path,
+    name: &'static str,
+) -> Result<Table<K, V>, BackendError> {
+    Table::new(name, open(directory, name)?)
+}
+
 /// Opens one pinned map and compares its shape: the loader itself would take whatever is there.
 fn open(directory: &Path, name: &'static str) -> Result<MapData, BackendError> {
     let data = MapData::from_pin(directory.join(name)).map_err(|error| broken(name, "open", error))?;
@@ -124,6 +149,6 @@ pub(super) fn counters(shared: &Path) -> Result<Vec<(Counter, u64)>, BackendErro
     Counter::ALL.into_iter().map(sum).collect()
 }
 
-fn broken(map: &'static str, deed: &'static str, error: aya::maps::MapError) -> BackendError {
+pub(super) fn broken(map: &'static str, deed: &'static str, error: aya::maps::MapError) -> BackendError {
     BackendError::Map { deed, map, source: io::Error::other(error) }
 }

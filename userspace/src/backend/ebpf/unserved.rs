@@ -2,14 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use crate::desired::{Frontend, ServicePort};
+use crate::desired::{Action, Frontend, ServicePort};
 use crate::model::{ObjectRef, Problem, Protocol, ServicePortName};
 
 /// One problem for each kind of thing that is asked for and not served. Of a service port that is not served at all only
 /// that is said.
 pub(super) fn problems(name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
     match name.protocol {
-        Protocol::Tcp | Protocol::Udp => outside(name, port),
+        Protocol::Tcp | Protocol::Udp => outside(name, port).into_iter().chain(dropped(name, port)).collect(),
         Protocol::Sctp => vec![sctp(name, port)],
     }
 }
@@ -46,6 +46,19 @@ fn outside(name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
         .collect()
 }
 
+/// Drop means here that nobody translates: there is no packet filter yet that stops what such a call sends.
+fn dropped(name: &ServicePortName, port: &ServicePort) -> Option<Problem> {
+    match port.internal.pod {
+        Action::Forward(..) | Action::Reject => None,
+        Action::Drop => Some(problem(
+            name,
+            "spec.internalTrafficPolicy",
+            "Local, and no endpoint is here: calls are not dropped yet, but leave the node untranslated"
+                .to_owned(),
+        )),
+    }
+}
+
 fn problem(name: &ServicePortName, field: &str, message: String) -> Problem {
     Problem::new(ObjectRef::from(&name.service), field, message)
 }
@@ -55,8 +68,8 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::problems;
-    use crate::backend::ebpf::sample::{at, name, port};
-    use crate::desired::{Frontend, ServicePort};
+    use crate::backend::ebpf::sample::{at, everywhere, name, port};
+    use crate::desired::{Action, Frontend, ServicePort};
     use crate::model::{Protocol, ServicePortName};
 
     #[test]
@@ -95,6 +108,14 @@ mod tests {
             &[Frontend::ClusterIp(at("10.96.0.1:80")), Frontend::NodePort(NonZeroU16::MAX)],
             &["Service default/s1: spec.ports: port 80/SCTP is not served yet"],
         );
+    }
+
+    #[test]
+    fn it_is_said_that_what_should_be_dropped_leaves_the_node() {
+        let port = ServicePort { internal: everywhere(Action::Drop), ..port(1, &[1], &[]) };
+        let said = "Service default/s1: spec.internalTrafficPolicy: Local, and no endpoint is here: \
+                    calls are not dropped yet, but leave the node untranslated";
+        assert_eq!(problems(&name(1), &port).iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
     }
 
     fn check(protocol: Protocol, frontends: &[Frontend], said: &[&str]) {
