@@ -176,131 +176,43 @@ fn slots(tables: &HostTables, key: &ServiceKey) -> Option<u32> {
     tables.states.get(id).map(|state| state.slots)
 }
 
-/// A reader that comes in the middle of a change: it gets the old state so many times, then the new tables, while the
-/// old list is already gone.
-struct Flip {
-    old: Cell<u32>,
-    new: HostTables,
-}
-
-impl Tables for Flip {
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
-        if self.old.get() == 0 { self.new.service(key) } else { Some(Service { id: 1 }) }
-    }
-
-    fn state(&self, service: u32) -> Option<State> {
-        match self.old.get() {
-            0 => self.new.state(service),
-            left => {
-                self.old.set(left - 1);
-                Some(State { generation: 77, slots: 2, ..State::NONE })
-            }
-        }
-    }
-
-    fn slot(&self, key: &SlotKey) -> Option<Slot> {
-        self.new.slot(key)
-    }
-
-    fn member(&self, key: &MemberKey) -> Option<Member> {
-        self.new.member(key)
-    }
-
-    fn backend(&self, id: u32) -> Option<Backend> {
-        self.new.backend(id)
-    }
-
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.new.affinity(key)
-    }
-
-    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
-        self.new.set_affinity(key, value);
-    }
-
-    fn now(&self) -> u64 {
-        self.new.now()
-    }
-
-    fn random(&self) -> u32 {
-        self.new.random()
-    }
-
-    fn count(&self, counter: Counter) {
-        self.new.count(counter);
-    }
-}
-
-/// A reader whose list is complete at first, and whose service is another one when it looks again: what it read in
-/// between may be anybody's.
-struct Reused {
+/// A reader in the middle of a change: at its first looks it is told something else than what the tables say.
+struct Early {
     tables: HostTables,
-    reads: Cell<u32>,
+    /// Looks at a service that are left, and what they give.
+    service: (Cell<u32>, Service),
+    /// The same for states.
+    state: (Cell<u32>, State),
 }
 
-impl Tables for Reused {
+impl Early {
+    fn new(tables: HostTables) -> Self {
+        Self { tables, service: (Cell::new(0), Service { id: 0 }), state: (Cell::new(0), State::NONE) }
+    }
+
+    fn service(self, looks: u32, id: u32) -> Self {
+        Self { service: (Cell::new(looks), Service { id }), ..self }
+    }
+
+    fn state(self, looks: u32, state: State) -> Self {
+        Self { state: (Cell::new(looks), state), ..self }
+    }
+}
+
+/// What an early look gives, while there are any left.
+fn early<T: Copy>((left, value): &(Cell<u32>, T)) -> Option<T> {
+    let looks = left.get();
+    left.set(looks.saturating_sub(1));
+    (looks > 0).then_some(*value)
+}
+
+impl Tables for Early {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        let reads = self.reads.get();
-        self.reads.set(reads + 1);
-        if reads == 0 { Some(Service { id: 2 }) } else { self.tables.service(key) }
+        early(&self.service).or_else(|| self.tables.service(key))
     }
 
     fn state(&self, service: u32) -> Option<State> {
-        self.tables.state(service)
-    }
-
-    fn slot(&self, key: &SlotKey) -> Option<Slot> {
-        self.tables.slot(key)
-    }
-
-    fn member(&self, key: &MemberKey) -> Option<Member> {
-        self.tables.member(key)
-    }
-
-    fn backend(&self, id: u32) -> Option<Backend> {
-        self.tables.backend(id)
-    }
-
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.tables.affinity(key)
-    }
-
-    fn set_affinity(&self, key: &AffinityKey, value: &Affinity) {
-        self.tables.set_affinity(key, value);
-    }
-
-    fn now(&self) -> u64 {
-        self.tables.now()
-    }
-
-    fn random(&self) -> u32 {
-        self.tables.random()
-    }
-
-    fn count(&self, counter: Counter) {
-        self.tables.count(counter);
-    }
-}
-
-/// A reader for whom the list is empty at so many looks.
-struct Gap {
-    tables: HostTables,
-    left: Cell<u32>,
-}
-
-impl Tables for Gap {
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
-        self.tables.service(key)
-    }
-
-    fn state(&self, service: u32) -> Option<State> {
-        match self.left.get() {
-            0 => self.tables.state(service),
-            left => {
-                self.left.set(left - 1);
-                Some(State::NONE)
-            }
-        }
+        early(&self.state).or_else(|| self.tables.state(service))
     }
 
     fn slot(&self, key: &SlotKey) -> Option<Slot> {
@@ -340,22 +252,24 @@ impl Tables for Gap {
 fn an_element_that_was_used_again_while_it_was_read_leads_nowhere() {
     let mut tables = web(&[5]);
     put(&mut tables, DNS, List { id: 2, generation: 1, slots: 1 }, &[8]);
-    check(&Reused { tables, reads: Cell::new(0) }, WEB, "5");
+    check(&Early::new(tables).service(1, 2), WEB, "5");
 }
 
 #[test]
 fn an_address_that_goes_to_another_service_meanwhile_is_not_refused_for_the_empty_list_of_the_one_before() {
     let mut tables = web(&[5]);
     put(&mut tables, DNS, List { id: 2, generation: 1, slots: 0 }, &[]);
-    check(&Reused { tables, reads: Cell::new(0) }, WEB, "5");
+    check(&Early::new(tables).service(1, 2), WEB, "5");
 }
 
 #[test]
 fn a_list_that_is_empty_only_for_an_instant_refuses_nobody() {
-    check(&Gap { tables: web(&[5]), left: Cell::new(1) }, WEB, "5");
-    check(&Gap { tables: web(&[5]), left: Cell::new(9) }, WEB, "no endpoint");
+    check(&Early::new(web(&[5])).state(1, State::NONE), WEB, "5");
+    check(&Early::new(web(&[5])).state(9, State::NONE), WEB, "no endpoint");
 }
 
+/// The old state, of which the list is already gone, is read so many times, then the new tables.
 fn check_flip(replaced_after: u32, new: HostTables, choice: &str) {
-    check(&Flip { old: Cell::new(replaced_after), new }, WEB, choice);
+    let old = State { generation: 77, slots: 2, ..State::NONE };
+    check(&Early::new(new).service(replaced_after, 1).state(replaced_after, old), WEB, choice);
 }
