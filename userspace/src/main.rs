@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use sluice::config::{self, Form, Refused, Run, Task};
+use sluice::backend::nft::{Marks, NOTRACK_BIT};
+use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
+use sluice::inspect::Output;
 use sluice::model::Origin;
 use sluice::settings::print::{self, Own};
 use sluice::settings::{Detail, Effective, LogFormat};
@@ -82,7 +84,17 @@ fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> 
         settings: effective.settings,
         explain: flags.explain,
     };
-    let well = dry_run::show(&dry_run::plan(&question, objects), flags.output)?;
+    let output = match flags.output {
+        PlanForm::Table => Output::Table,
+        PlanForm::Json => Output::Json,
+        PlanForm::Yaml => Output::Yaml,
+        PlanForm::Nft => {
+            let marks = Marks { masquerade: effective.masquerade_bit, notrack: NOTRACK_BIT };
+            inspect::print(&dry_run::ruleset(&question, marks, objects))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let well = dry_run::show(&dry_run::plan(&question, objects), output)?;
     Ok(if well || !flags.strict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

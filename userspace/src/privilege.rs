@@ -15,7 +15,11 @@ const PERFMON: u32 = 38;
 const NEEDED: [Capability; 3] = [
     Capability { bit: BPF, name: "CAP_BPF", why: "to load programs and maps" },
     Capability { bit: PERFMON, name: "CAP_PERFMON", why: "to load programs that copy addresses in loops" },
-    Capability { bit: 12, name: "CAP_NET_ADMIN", why: "to attach programs to the cgroup's socket hooks" },
+    Capability {
+        bit: 12,
+        name: "CAP_NET_ADMIN",
+        why: "to attach programs to the cgroup's socket hooks, and to program nftables",
+    },
 ];
 
 /// Includes CAP_BPF and CAP_PERFMON (kernel commits 2c78ee898d8f and 980737282232).
@@ -25,6 +29,11 @@ const SYS_ADMIN: u32 = 21;
 pub fn missing() -> Vec<String> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     effective(&status).map(missing_in).unwrap_or_default()
+}
+
+/// The same for a daemon that may do without eBPF.
+pub fn missing_for_nftables() -> Vec<String> {
+    missing().into_iter().filter(|sentence| sentence.starts_with("CAP_NET_ADMIN")).collect()
 }
 
 /// How readily the kernel ends this process when memory runs out; a lower score than before needs CAP_SYS_RESOURCE.

@@ -9,7 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
-use crate::backend::ebpf::{Ebpf, Settings};
+use crate::backend::dataplane::{self, Choice, Dataplane};
+use crate::backend::ebpf;
+use crate::backend::nft::Marks;
 use crate::config::Run;
 use crate::model::{Cluster, Origin};
 use crate::reconcile::{Inputs, Reconciler};
@@ -23,7 +25,7 @@ pub use crate::config::client as client_config;
 pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let backend = open(flags)?;
+    let backend = open(flags, effective)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
     let (end, shutdown) = oneshot::channel();
@@ -52,7 +54,12 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
 }
 
-fn reconciler(flags: &Run, effective: &Effective, backend: Ebpf, source: String) -> Reconciler<Ebpf> {
+fn reconciler(
+    flags: &Run,
+    effective: &Effective,
+    backend: Dataplane,
+    source: String,
+) -> Reconciler<Dataplane> {
     let origin = if flags.source.is_some() { Origin::Folder } else { Origin::Server };
     let cluster = Cluster::of_node(effective.node.as_str(), origin);
     Reconciler::new(backend, source, effective.settings.clone(), cluster)
@@ -69,7 +76,26 @@ async fn reconfigured(effective: &Effective) {
     }
 }
 
-fn open(flags: &Run) -> anyhow::Result<Ebpf> {
+fn open(flags: &Run, effective: &Effective) -> anyhow::Result<Dataplane> {
+    let needed = if flags.dataplane == Choice::Ebpf {
+        privilege::missing()
+    } else {
+        privilege::missing_for_nftables()
+    };
+    if !needed.is_empty() {
+        bail!("{}", needed.join("\n"));
+    }
+    let settings = dataplane::Settings {
+        choice: flags.dataplane,
+        floor: flags.nftables,
+        marks: Marks { masquerade: effective.masquerade_bit, notrack: flags.notrack_mark_bit },
+        ebpf: ebpf_settings(flags).map_err(|error| format!("{error:#}")),
+    };
+    Ok(Dataplane::open(settings)?)
+}
+
+/// Where eBPF is to be installed, or why it cannot be.
+fn ebpf_settings(flags: &Run) -> anyhow::Result<ebpf::Settings> {
     let missing = privilege::missing();
     if !missing.is_empty() {
         bail!("{}", missing.join("\n"));
@@ -77,12 +103,12 @@ fn open(flags: &Run) -> anyhow::Result<Ebpf> {
     let Some(cgroup) = flags.cgroup() else {
         bail!("no cgroup v2 tree is mounted; mount one, or name its directory with --cgroup");
     };
-    if let Some(place) = flags.pins.mount_needed() {
+    if let Some(place) = flags.pins.mount_needed().filter(|_| flags.dataplane != Choice::Nftables) {
         mount_bpffs(place)?;
     }
-    let settings = Settings { cgroup, pin_dir: flags.pins.path(), capacity: flags.capacity() };
+    let settings = ebpf::Settings { cgroup, pin_dir: flags.pins.path(), capacity: flags.capacity() };
     info!(cgroup = %settings.cgroup.display(), pin_dir = %settings.pin_dir.display(), "opening the dataplane");
-    Ok(Ebpf::open(&settings)?)
+    Ok(settings)
 }
 
 async fn start_source(

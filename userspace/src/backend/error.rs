@@ -83,4 +83,16 @@ pub enum BackendError {
         /// What it should be.
         expected: String,
     },
+    /// The packet filter.
+    #[error("packet filter")]
+    PacketFilter(#[from] super::nft::Refused),
+    /// Somebody else's tables have our names.
+    #[error("the packet filter has tables called {0} that are not ours; rename or remove them")]
+    Foreign(String),
+    /// Another daemon programs this network namespace.
+    #[error("another sluice daemon programs the packet filter of this network namespace; stop it first")]
+    FilterBusy,
+    /// eBPF was asked for and cannot run here.
+    #[error("eBPF cannot run here: {0}")]
+    NoEbpf(String),
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::ebpf::{HookState, Report};
-use super::{Applied, Backend, BackendError, Wanted};
+use super::ebpf::{self, HookState};
+use super::{Applied, Backend, BackendError, Report, Wanted};
 use crate::desired::ServicePort;
 use crate::model::{Problem, ServiceName, ServicePortName};
 
@@ -41,8 +41,8 @@ impl Memory {
 }
 
 impl Backend for Memory {
-    fn installed(&self) -> BTreeSet<ServiceName> {
-        self.with(|state| state.ports.keys().map(|name| name.service.clone()).collect())
+    fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
+        Ok(self.with(|state| state.ports.keys().map(|name| name.service.clone()).collect()))
     }
 
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
@@ -74,7 +74,7 @@ impl Backend for Memory {
     }
 
     fn report(&self) -> Result<Report, BackendError> {
-        Ok(Report {
+        let report = ebpf::Report {
             pin_dir: PathBuf::new(),
             hooks: vec![HookState {
                 hook: "connect4".to_owned(),
@@ -84,7 +84,8 @@ impl Backend for Memory {
             maps: Vec::new(),
             counters: BTreeMap::new(),
             leftovers: Vec::new(),
-        })
+        };
+        Ok(Report { ebpf: Some(report), ..Report::default() })
     }
 
     fn unserved(&self, _: &ServicePortName, _: &ServicePort) -> Vec<Problem> {

@@ -1,14 +1,18 @@
 //! The only door to the kernel.
 
+pub mod dataplane;
 pub mod ebpf;
 mod error;
 pub mod memory;
+pub mod nft;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use error::BackendError;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::desired::ServicePort;
+use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
 
 /// What should be in force for some Services; an empty inner map means that the Service has nothing.
@@ -30,17 +34,51 @@ impl Applied {
     }
 }
 
+/// What is in the kernel, for people.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Which dataplane works, and why; absent when no daemon says it.
+    #[serde(flatten)]
+    pub running: Option<dataplane::Running>,
+    /// What eBPF has.
+    #[serde(flatten)]
+    pub ebpf: Option<ebpf::Report>,
+    /// What the packet filter has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nftables: Option<nft::Report>,
+}
+
+impl Report {
+    /// Hooks that should be ours and are not.
+    pub fn detached(&self) -> Vec<String> {
+        let hooks = self.ebpf.iter().flat_map(|report| &report.hooks);
+        let hooks = hooks.filter(|hook| !hook.attached).map(|hook| hook.hook.clone());
+        let tables = self.nftables.iter().flat_map(|report| &report.tables);
+        let chains = tables.flat_map(|table| {
+            table.missing.iter().map(|chain| format!("{} {} {chain}", table.family, table.name))
+        });
+        hooks.chain(chains).collect()
+    }
+}
+
 /// A dataplane that can be programmed.
 pub trait Backend {
+    /// Takes what does not belong to a Service: the node, and the ranges of cluster addresses. Returns whether the
+    /// kernel is behind now, so that [`Self::enable`] must be called.
+    fn surround(&mut self, _context: &Context, _cluster_ranges: &BTreeSet<IpNet>) -> bool {
+        false
+    }
     /// The Services for which something is installed, also by an earlier process.
-    fn installed(&self) -> BTreeSet<ServiceName>;
+    fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError>;
     /// Brings some Services to the wanted state; others are not touched. A Service's change takes effect at once or
     /// not at all. After an error the same call may be made again.
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError>;
     /// Puts what is installed into force. Called after the first complete `apply`; calling it again repairs.
     fn enable(&mut self) -> Result<(), BackendError>;
+    /// Called every few seconds, for what must be looked after.
+    fn tend(&mut self) {}
     /// Hooks, tables and counters, as they are in the kernel.
-    fn report(&self) -> Result<ebpf::Report, BackendError>;
+    fn report(&self) -> Result<Report, BackendError>;
     /// What this dataplane cannot do yet for a service port: it does the rest.
     fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem>;
 }

@@ -13,7 +13,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::backend::dataplane::{Choice, Floor};
 use crate::backend::ebpf::Capacity;
+use crate::backend::nft::NOTRACK_BIT;
 use crate::inspect::Output;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -108,6 +110,15 @@ pub struct Run {
     /// Room for this many endpoints in new maps; they grow before they fill
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     pub slots_capacity: u32,
+    /// Which dataplane; auto: eBPF if it works here, else nftables
+    #[arg(long, value_name = "WHICH", default_value = "auto", env = "SLUICE_DATAPLANE")]
+    pub dataplane: Choice,
+    /// What nftables does beside eBPF: serve what eBPF leaves alone, or only take connections over that eBPF gives up
+    #[arg(long, value_name = "WHEN", default_value = "always", env = "SLUICE_NFTABLES")]
+    pub nftables: Floor,
+    /// Bit of the packet mark by which connection tracking is told to leave a packet alone
+    #[arg(long, value_name = "BIT", default_value_t = NOTRACK_BIT, value_parser = clap::value_parser!(u32).range(0..32))]
+    pub notrack_mark_bit: u32,
     /// kube-proxy's configuration file; replaces most of kube-proxy's flags, and none of Sluice's own
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -212,7 +223,20 @@ pub struct Plan {
     pub strict: bool,
     /// How to print
     #[arg(short, long, default_value = "table")]
-    pub output: Output,
+    pub output: PlanForm,
+}
+
+/// How to print a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PlanForm {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For programs and people.
+    Yaml,
+    /// The tables that nftables would load, as `nft` reads them.
+    Nft,
 }
 
 /// Flags of the lists.
@@ -443,6 +467,12 @@ fn contradictions(run: &Run, own: &[Own]) -> Vec<String> {
         if value < SMALLEST {
             wrong.push(format!("{flag} is {value}, but the smallest map holds {SMALLEST}"));
         }
+    }
+    if (run.dataplane, run.nftables) == (Choice::Nftables, Floor::DrainOnly) {
+        wrong.push(
+            "--dataplane=nftables and --nftables=drain-only exclude each other: nobody would serve"
+                .to_owned(),
+        );
     }
     wrong
 }

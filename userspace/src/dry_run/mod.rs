@@ -16,6 +16,7 @@ use kube::Client;
 
 use self::document::Document;
 use self::draw::View;
+use crate::backend::nft::{self, Marks};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::{Output, print, print_json, print_yaml};
 use crate::model::{Change, Cluster, Node, Origin};
@@ -39,12 +40,26 @@ pub struct Question {
 
 /// The plan that follows from a listing of all objects.
 pub fn plan(question: &Question, objects: Vec<Change>) -> Document {
+    let (cluster, desired) = compute(question, objects);
+    draw(question, &cluster, &desired)
+}
+
+/// The tables that nftables would load for it.
+pub fn ruleset(question: &Question, marks: Marks, objects: Vec<Change>) -> String {
+    let (cluster, desired) = compute(question, objects);
+    let outcomes = desired.services();
+    let ports = outcomes
+        .flat_map(|(name, outcome)| outcome.ports.iter().map(|(id, port)| (id.of(name), port.clone())));
+    nft::ruleset(marks, desired.context(), &cluster.service_cidrs(), &ports.collect::<Vec<_>>())
+}
+
+fn compute(question: &Question, objects: Vec<Change>) -> (Cluster, Desired) {
     let mut cluster = Cluster::of_node(question.node.as_str(), question.origin);
     objects.into_iter().for_each(|change| cluster.take(change));
     let mut desired = Desired::new(context(question, &cluster));
     let all = cluster.dirty();
     desired.update(&cluster, all);
-    draw(question, &cluster, &desired)
+    (cluster, desired)
 }
 
 fn context(question: &Question, cluster: &Cluster) -> Context {

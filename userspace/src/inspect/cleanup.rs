@@ -5,10 +5,15 @@ use std::path::Path;
 use super::print;
 use crate::backend::BackendError;
 use crate::backend::ebpf::Pins;
+use crate::backend::nft;
 
 /// Removes all pins; the kernel detaches the programs and frees the maps. Refused while a daemon runs: it would put
 /// everything back.
 pub fn run(pin_dir: &Path) -> anyhow::Result<()> {
+    let tables = nft::remove_all()?;
+    if !tables.is_empty() {
+        print(&format!("removed the tables {}", tables.join(", ")))?;
+    }
     if !pin_dir.try_exists().map_err(|source| BackendError::Pin {
         deed: "look at",
         path: pin_dir.to_owned(),

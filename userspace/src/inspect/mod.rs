@@ -23,7 +23,7 @@ pub enum Output {
 }
 
 /// Whoever reads may have seen enough (`| head`): that is no error.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+pub fn print(text: &str) -> anyhow::Result<()> {
     written(writeln!(io::stdout().lock(), "{}", text.trim_end()))
 }
 

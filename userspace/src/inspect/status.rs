@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::table::table;
 use super::{Output, print, print_json, print_yaml};
-use crate::backend::ebpf::{Pins, Report, report_pinned};
+use crate::backend::Report;
+use crate::backend::dataplane::Running;
+use crate::backend::ebpf::{self, Pins, report_pinned};
+use crate::backend::nft;
 use crate::model::Problem;
 use crate::reconcile::chain;
 
@@ -77,11 +80,12 @@ fn ask(socket: &Path) -> std::io::Result<Status> {
 
 fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Status {
     let silent = Problem::new("daemon", "", format!("does not answer on {}: {error}", socket.display()));
-    let (kernel, unread) = match report_pinned(&Pins::new(pin_dir)) {
-        Ok(report) => (Some(report), None),
-        Err(error) => (None, Some(Problem::new("kernel", "", chain(&error)))),
-    };
-    Status { daemon: None, kernel, problems: [Some(silent), unread].into_iter().flatten().collect() }
+    let mut problems = vec![silent];
+    let mut unread = |error: &dyn std::error::Error| problems.push(Problem::new("kernel", "", chain(error)));
+    let ebpf = report_pinned(&Pins::new(pin_dir)).inspect_err(|error| unread(error)).ok();
+    let nftables = nft::report_found().inspect_err(|error| unread(error)).ok();
+    let kernel = Report { running: None, ebpf, nftables };
+    Status { daemon: None, kernel: Some(kernel), problems }
 }
 
 fn text(status: &Status) -> String {
@@ -119,6 +123,30 @@ fn daemon_text(daemon: &DaemonStatus) -> String {
 }
 
 fn kernel_text(report: &Report) -> String {
+    let Report { running, ebpf, nftables } = report;
+    let running =
+        running.as_ref().map(|Running { dataplane, reason }| format!("dataplane {dataplane}: {reason}\n"));
+    let ebpf = ebpf.as_ref().map(ebpf_text);
+    let nftables = nftables.as_ref().map(nftables_text);
+    [running, ebpf, nftables].into_iter().flatten().collect()
+}
+
+fn nftables_text(report: &nft::Report) -> String {
+    let table = |table: &nft::TableReport| match table.missing.as_slice() {
+        [] => format!("{} {}", table.family, table.name),
+        missing => format!("{} {} (NOT in force: {})", table.family, table.name, missing.join(" ")),
+    };
+    let tables: Vec<String> = report.tables.iter().map(table).collect();
+    let counters: Vec<String> =
+        report.counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    format!("tables    {}\nrefusals  {}\n", or_none(tables), or_none(counters))
+}
+
+fn or_none(list: Vec<String>) -> String {
+    if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+}
+
+fn ebpf_text(report: &ebpf::Report) -> String {
     let off: Vec<&str> =
         report.hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.hook.as_str()).collect();
     let on = report.hooks.len() - off.len();
@@ -134,7 +162,6 @@ fn kernel_text(report: &Report) -> String {
         [] => String::new(),
         names => format!("leftovers {} (being replaced, or could not be removed yet)\n", names.join(", ")),
     };
-    let or_none = |list: Vec<String>| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     format!(
         "hooks     {on} of {} attached{missing}\n\
          maps      {}\n\

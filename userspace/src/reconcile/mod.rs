@@ -169,7 +169,10 @@ impl<B: Backend> Reconciler<B> {
         }
         self.compute();
         if !self.pruned && !self.cluster.partial() {
-            self.pending.extend(self.backend.installed());
+            match self.backend.installed() {
+                Ok(installed) => self.pending.extend(installed),
+                Err(error) => return self.failed(&error),
+            }
             self.pruned = true;
         }
         let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
@@ -192,6 +195,7 @@ impl<B: Backend> Reconciler<B> {
     /// Computes what has changed, and notes whose state in the kernel is behind now.
     fn compute(&mut self) {
         let context = Context::of(&self.settings, self.cluster.own_name(), self.cluster.node());
+        self.repair |= self.backend.surround(&context, &self.cluster.service_cidrs());
         let mut changed = self.desired.set_context(context, &self.cluster);
         let dirty = self.cluster.dirty();
         changed.extend(self.desired.update(&self.cluster, dirty));
@@ -283,10 +287,9 @@ impl<B: Backend> Reconciler<B> {
             // The time for the Node to be known may have run out.
             return self.pass(Instant::now());
         }
-        let detached: Vec<String> = match self.backend.report() {
-            Ok(report) => {
-                report.hooks.into_iter().filter(|hook| !hook.attached).map(|hook| hook.hook).collect()
-            }
+        self.backend.tend();
+        let detached = match self.backend.report() {
+            Ok(report) => report.detached(),
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "could not look after the hooks");
                 return;

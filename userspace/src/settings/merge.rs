@@ -89,6 +89,14 @@ impl Mode {
         }
     }
 
+    /// The field that says which bit of the mark asks for masquerading.
+    pub fn masquerade_bit(self) -> &'static str {
+        match self {
+            Self::IpTables | Self::Ipvs => "iptables.masqueradeBit",
+            Self::NfTables => "nftables.masqueradeBit",
+        }
+    }
+
     /// The section that holds masqueradeAll.
     pub fn masquerade_all(self) -> &'static str {
         match self {

@@ -20,6 +20,7 @@ mod table;
 mod unserved;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -252,9 +253,37 @@ impl Ebpf {
     }
 }
 
+impl Ebpf {
+    /// Takes the hooks away: traffic goes on without this dataplane. The tables stay.
+    pub fn detach(&self) -> Result<(), BackendError> {
+        self.links.remove()
+    }
+
+    /// Hooks, tables and counters.
+    pub fn report(&self) -> Result<Report, BackendError> {
+        let is_settled = self.in_force == Some(self.number);
+        if is_settled && !self.pins.leftovers(self.number)?.is_empty() {
+            self.sweep();
+        }
+        report(&self.pins, self.number, self.fills())
+    }
+}
+
+/// Removes all that a daemon with these settings left: it is to run without eBPF.
+pub fn retire(settings: &Settings) -> Result<(), BackendError> {
+    let pins = Pins::new(&settings.pin_dir);
+    if !settings.pin_dir.exists() {
+        return Ok(());
+    }
+    let _lock = pins.prepare()?;
+    let removed = pins.remove_all()?;
+    info!(pins = removed, "removed what eBPF had left; nftables has the traffic");
+    Ok(())
+}
+
 impl Backend for Ebpf {
-    fn installed(&self) -> BTreeSet<ServiceName> {
-        self.books.have().keys().map(|name| name.service.clone()).collect()
+    fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
+        Ok(self.books.have().keys().map(|name| name.service.clone()).collect())
     }
 
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
@@ -273,12 +302,8 @@ impl Backend for Ebpf {
         self.turn_over()
     }
 
-    fn report(&self) -> Result<Report, BackendError> {
-        let is_settled = self.in_force == Some(self.number);
-        if is_settled && !self.pins.leftovers(self.number)?.is_empty() {
-            self.sweep();
-        }
-        report(&self.pins, self.number, self.fills())
+    fn report(&self) -> Result<super::Report, BackendError> {
+        Ok(super::Report { ebpf: Some(Self::report(self)?), ..super::Report::default() })
     }
 
     fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
@@ -362,4 +387,10 @@ pub fn report_pinned(pins: &Pins) -> Result<Report, BackendError> {
     let Dump { services, states: _, slots, members, backends, names } = dump(&set)?;
     let entries = [services.len(), slots.len(), members.len(), backends.len(), names.len()];
     report(pins, number, fills_of(&set, entries))
+}
+
+impl fmt::Debug for Ebpf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ebpf").field("set", &self.number).finish_non_exhaustive()
+    }
 }

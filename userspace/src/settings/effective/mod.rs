@@ -39,6 +39,8 @@ pub struct Effective {
     pub node: String,
     /// What changes Services.
     pub settings: Settings,
+    /// Bit of the packet mark that asks nftables for masquerading.
+    pub masquerade_bit: u32,
     /// The kubeconfig; without it and `master`, the pod's service account.
     pub kubeconfig: Option<PathBuf>,
     /// The API server's address, before that of the kubeconfig.
@@ -140,6 +142,7 @@ fn assemble(
     Effective {
         node,
         settings,
+        masquerade_bit: fields.number(fields.mode.masquerade_bit()).unsigned_abs(),
         kubeconfig: filled(fields.text("clientConnection.kubeconfig")).map(PathBuf::from),
         master: flag(flags, "master"),
         log_format: if fields.text("logging.format") == "json" { LogFormat::Json } else { LogFormat::Text },

@@ -1,0 +1,120 @@
+//! What stands in the kernel: reading tables, chains, elements and counters of our own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::image::{Slot, Value};
+use super::sets::Set;
+use super::wire::uapi::{chain, elem, msg, object, rule, table, verdict};
+use super::wire::{Data, Element, Place, Reader, Socket, Tables, read_comment, request};
+use crate::model::Family;
+
+/// `NLM_F_DUMP`.
+const DUMP: u16 = 0x300;
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FoundChain {
+    pub(super) table: String,
+    pub(super) name: String,
+    /// Whether it hangs on a hook.
+    pub(super) hooked: bool,
+}
+
+/// Tables of a family by name, with their comments.
+pub(super) fn read_tables(
+    socket: &mut Socket,
+    family: Tables,
+) -> io::Result<BTreeMap<String, Option<String>>> {
+    let question = request(msg::GETTABLE, DUMP, family, |_| ());
+    socket.collect(&question, |tables: &mut BTreeMap<_, _>, answer| {
+        if let Some(name) = answer.text(table::NAME) {
+            let about = answer.find(table::USERDATA).and_then(read_comment);
+            tables.insert(name.to_owned(), about.map(str::to_owned));
+        }
+    })
+}
+
+/// All chains of a family.
+pub(super) fn read_chains(socket: &mut Socket, family: Tables) -> io::Result<Vec<FoundChain>> {
+    let question = request(msg::GETCHAIN, DUMP, family, |_| ());
+    socket.collect(&question, |chains: &mut Vec<_>, answer| {
+        if let (Some(table), Some(name)) = (answer.text(chain::TABLE), answer.text(chain::NAME)) {
+            let hooked = answer.find(chain::HOOK).is_some();
+            chains.push(FoundChain { table: table.to_owned(), name: name.to_owned(), hooked });
+        }
+    })
+}
+
+/// The elements that Services have, of all sets of a table.
+pub(super) fn read_elements(
+    socket: &mut Socket,
+    family: Family,
+    place: Place<'_>,
+) -> io::Result<BTreeMap<Slot, Value>> {
+    let mut all = BTreeMap::new();
+    for set in Set::ALL.into_iter().filter(|set| !set.is_apart()) {
+        for element in read_set(socket, place, set.name())? {
+            all.insert((family, set, element.key.clone()), element.into());
+        }
+    }
+    Ok(all)
+}
+
+/// The elements of a set.
+pub(super) fn read_set(socket: &mut Socket, place: Place<'_>, set: &str) -> io::Result<Vec<Element>> {
+    let question = request(msg::GETSETELEM, DUMP, place.family, |w| {
+        w.text(elem::LIST_TABLE, place.table);
+        w.text(elem::LIST_SET, set);
+    });
+    socket.collect(&question, |elements: &mut Vec<_>, answer| {
+        let list = answer.within(elem::LIST_ELEMENTS).filter(|(kind, _)| *kind == rule::LIST_ELEM);
+        elements.extend(list.filter_map(|(_, element)| read_element(&Reader(element))));
+    })
+}
+
+fn read_element(element: &Reader<'_>) -> Option<Element> {
+    let value = |kind| element.within(kind).find(elem::DATA_VALUE).map(Box::from);
+    let about = element.find(elem::USERDATA).and_then(read_comment);
+    Some(Element {
+        key: value(elem::KEY)?,
+        end: value(elem::KEY_END),
+        data: read_data(&element.within(elem::DATA)),
+        comment: about.map(Box::from),
+        closes: element.number(elem::FLAGS).is_some_and(|flags| flags & elem::INTERVAL_END != 0),
+    })
+}
+
+fn read_data(data: &Reader<'_>) -> Data {
+    if let Some(bytes) = data.find(elem::DATA_VALUE) {
+        return Data::Bytes(bytes.into());
+    }
+    let inner = data.within(elem::DATA_VERDICT);
+    match (inner.number(elem::VERDICT_CODE).map(|code| code as i32), inner.text(elem::VERDICT_CHAIN)) {
+        (Some(verdict::GOTO), Some(chain)) => Data::Goto(chain.into()),
+        (Some(verdict::DROP), _) => Data::Drop,
+        _ => Data::None,
+    }
+}
+
+/// The named counters of a table: packets.
+pub(super) fn read_counters(socket: &mut Socket, place: Place<'_>) -> io::Result<BTreeMap<String, u64>> {
+    let question = request(msg::GETOBJ, DUMP, place.family, |w| {
+        w.text(object::TABLE, place.table);
+        w.number(object::TYPE, object::COUNTER);
+    });
+    socket.collect(&question, |counters: &mut BTreeMap<_, _>, answer| {
+        let packets = answer.within(object::DATA).long(object::COUNTER_PACKETS);
+        if let (Some(name), Some(packets)) = (answer.text(object::NAME), packets) {
+            counters.insert(name.to_owned(), packets);
+        }
+    })
+}
+
+/// The chains of one table that hang on hooks, and the others.
+pub(super) fn chains_of(chains: &[FoundChain], table: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let own = chains.iter().filter(|chain| chain.table == table);
+    let (hooked, plain): (Vec<_>, Vec<_>) = own.partition(|chain| chain.hooked);
+    let names = |chains: Vec<&FoundChain>| chains.into_iter().map(|chain| chain.name.clone()).collect();
+    (names(hooked), names(plain))
+}

@@ -1,0 +1,547 @@
+//! The packet filter as a dataplane: one table for each family, written by netlink, one transaction for each change. See
+//! README.md beside this file.
+
+#![forbid(unsafe_code)]
+
+mod chains;
+mod handover;
+mod image;
+mod kernel;
+mod layout;
+mod ledger;
+mod rule;
+mod sets;
+mod text;
+mod typeof_data;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use self::image::Image;
+use self::kernel::{chains_of, read_chains, read_counters, read_elements, read_tables};
+use self::layout::{Layout, by_set, is_fixed, ranges};
+use self::ledger::{Change, Ledger, owners};
+use self::sets::Set;
+pub use self::wire::Refused;
+use self::wire::{Batch, Socket};
+use super::{Applied, BackendError, Wanted};
+use crate::desired::{Context, ServicePort};
+use crate::model::{Family, ServiceName, ServicePortName};
+
+/// Names that our tables can have. A new table is filled beside the old one, and takes its place at once.
+const NAMES: [&str; 2] = ["sluice", "sluice-2"];
+/// What the comments of our tables begin with.
+const OURS: &str = "sluice, layout ";
+/// Services that are written at a time.
+const SHARE: usize = 512;
+/// After so many failures in a row the kernel is read again; after one more everything is built anew beside.
+const READ_AGAIN: u32 = 2;
+
+/// The bit of the mark that asks connection tracking to leave a packet alone, unless the operator chooses another. See
+/// docs/nftables.md for who uses which.
+pub const NOTRACK_BIT: u32 = 6;
+
+/// Bits of the packet mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Set from the choice of an endpoint until the source has been translated.
+    pub masquerade: u32,
+    /// Set by whoever wants connection tracking to leave a packet alone.
+    pub notrack: u32,
+}
+
+/// What the packet filter holds of ours, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// One for each family.
+    pub tables: Vec<TableReport>,
+    /// New flows that did not reach an endpoint, by reason.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableReport {
+    /// `ip` or `ip6`.
+    pub family: String,
+    /// Its name.
+    pub name: String,
+    /// Chains that should hang on hooks and do not.
+    pub missing: Vec<String>,
+}
+
+type Ports = Vec<(ServicePortName, ServicePort)>;
+
+/// The dataplane, and what it is known to hold.
+#[derive(Debug)]
+pub struct Nft {
+    socket: Socket,
+    marks: Marks,
+    context: Context,
+    cluster_ranges: Vec<IpNet>,
+    have: BTreeMap<ServiceName, Ports>,
+    ledger: Ledger,
+    tables: Vec<Table>,
+    /// Whether the ranges in the kernel may be others.
+    stale_ranges: bool,
+    failures: u32,
+    /// Whether Services are written at all; otherwise only the landing place is there.
+    awake: bool,
+    _lock: UnixDatagram,
+}
+
+/// Where a family's rules are.
+#[derive(Debug)]
+struct Table {
+    layout: Layout,
+    name: &'static str,
+    /// Chains on hooks that are there.
+    hooks: BTreeSet<String>,
+}
+
+impl Nft {
+    /// Opens the packet filter of this network namespace. What an earlier process left stays in force.
+    pub fn open(marks: Marks) -> Result<Self, BackendError> {
+        let lock = lock()?;
+        let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+        handover::ensure(&mut socket, marks.notrack)?;
+        Ok(Self {
+            socket,
+            marks,
+            context: Context::default(),
+            cluster_ranges: Vec::new(),
+            have: BTreeMap::new(),
+            ledger: Ledger::default(),
+            tables: Vec::new(),
+            stale_ranges: true,
+            failures: 0,
+            awake: false,
+            _lock: lock,
+        })
+    }
+
+    /// Whether Services are written.
+    pub fn is_awake(&self) -> bool {
+        self.awake
+    }
+
+    /// Begins or ends to write Services; takes effect with the next [`Self::enable`].
+    pub fn set_awake(&mut self, awake: bool) {
+        self.awake = awake;
+    }
+
+    /// Whether it has been told of a Service.
+    pub fn knows(&self, name: &ServiceName) -> bool {
+        self.have.contains_key(name)
+    }
+
+    /// All that it has been told, in shares of a good size.
+    pub fn shares(&self) -> impl Iterator<Item = Wanted> {
+        let names: Vec<&ServiceName> = self.have.keys().collect();
+        let ports = |name: &ServiceName| self.have.get(name).into_iter().flatten().cloned().collect();
+        let share =
+            move |names: &[&ServiceName]| names.iter().map(|name| ((*name).clone(), ports(name))).collect();
+        names.chunks(SHARE).map(share).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Takes what does not belong to a Service. Returns whether the kernel is behind now.
+    pub fn surround(&mut self, context: &Context, cluster_ranges: &BTreeSet<IpNet>) -> bool {
+        let cluster_ranges: Vec<IpNet> = cluster_ranges.iter().copied().collect();
+        if &self.context == context && self.cluster_ranges == cluster_ranges {
+            return false;
+        }
+        self.context = context.clone();
+        self.cluster_ranges = cluster_ranges;
+        self.stale_ranges = true;
+        true
+    }
+
+    /// The Services for which something is installed, also by an earlier process.
+    pub fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
+        if !self.awake {
+            return Ok(BTreeSet::new());
+        }
+        self.prepare()?;
+        let orphans = self.ledger.orphans.values().filter_map(|orphan| orphan.owner.clone());
+        Ok(orphans.chain(self.have.keys().cloned()).collect())
+    }
+
+    /// Brings some Services to the wanted state, in one transaction.
+    pub fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        if !self.awake {
+            self.remember(wanted);
+            return Ok(Applied::default());
+        }
+        let outcome = self.prepare().and_then(|()| self.write(wanted));
+        self.note(outcome)
+    }
+
+    /// Puts what is installed into force, and repairs it.
+    pub fn enable(&mut self) -> Result<(), BackendError> {
+        if !self.awake {
+            self.tables.clear();
+            return remove_tables(&mut self.socket).map(drop);
+        }
+        let outcome = self.look().and_then(|()| self.prepare()).and_then(|()| self.switch());
+        self.note(outcome)
+    }
+
+    fn note<T>(&mut self, outcome: Result<T, BackendError>) -> Result<T, BackendError> {
+        self.failures = if outcome.is_ok() { 0 } else { self.failures + 1 };
+        if self.failures >= READ_AGAIN {
+            self.tables.clear();
+        }
+        outcome
+    }
+
+    fn write(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        let names: BTreeSet<&ServiceName> = wanted.keys().collect();
+        let before = image(pairs(names.iter().filter_map(|name| self.have.get(*name))));
+        let after = image(wanted.values().flatten());
+        let applied = self.carry_out(&names, &before, &after)?;
+        self.remember(wanted);
+        Ok(applied)
+    }
+
+    fn remember(&mut self, wanted: &Wanted) {
+        for (name, ports) in wanted {
+            if ports.is_empty() {
+                self.have.remove(name);
+            } else {
+                self.have.insert(name.clone(), ports.clone().into_iter().collect());
+            }
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        names: &BTreeSet<&ServiceName>,
+        before: &Image,
+        after: &Image,
+    ) -> Result<Applied, BackendError> {
+        let change = self.ledger.step(names, before, after);
+        self.commit(&change)?;
+        self.ledger.done(&change, before, after);
+        let mut drops = change.drops.len();
+        if let Some(leftovers) = self.ledger.leftovers() {
+            self.commit(&leftovers)?;
+            drops += leftovers.drops.len();
+            self.ledger.orphans.clear();
+        }
+        self.sweep();
+        Ok(Applied { puts: change.puts.len() + change.new_chains.len(), drops })
+    }
+
+    fn commit(&mut self, change: &Change) -> Result<(), BackendError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for (family, chain) in &change.new_chains {
+            if let Some(table) = self.table(*family) {
+                table.layout.chain(&mut batch, table.name, chain);
+            }
+        }
+        for ((family, set), elements) in by_set(&change.drops) {
+            if let Some(table) = self.table(family) {
+                batch.delete_elements(table.layout.place(table.name), set.name(), elements.iter());
+            }
+        }
+        for ((family, set), elements) in by_set(&change.puts) {
+            if let Some(table) = self.table(family) {
+                batch.add_elements(table.layout.place(table.name), set.name(), elements.iter());
+            }
+        }
+        Ok(self.socket.commit(batch)?)
+    }
+
+    fn table(&self, family: Family) -> Option<&Table> {
+        self.tables.iter().find(|table| table.layout.family == family)
+    }
+
+    /// Removes chains that nobody leads to any more. In a transaction of its own: a kernel may still count what the one
+    /// before has removed. What it does not let go is tried again with the next change.
+    fn sweep(&mut self) {
+        let garbage = &self.ledger.garbage;
+        if garbage.is_empty() {
+            return;
+        }
+        let mut batch = Batch::default();
+        // What leads to others goes first: names tell no rank, so each chain that does is called by its first letter.
+        for (family, chain) in garbage.iter().rev().filter(|(_, chain)| !chain.starts_with("remember")) {
+            self.delete_chain(&mut batch, *family, chain);
+        }
+        for (family, chain) in garbage.iter().filter(|(_, chain)| chain.starts_with("remember")) {
+            self.delete_chain(&mut batch, *family, chain);
+        }
+        match self.socket.commit(batch) {
+            Ok(()) => self.ledger.garbage.clear(),
+            Err(error) => tracing::debug!(%error, "chains that nobody needs are removed later"),
+        }
+    }
+
+    fn delete_chain(&self, batch: &mut Batch, family: Family, chain: &str) {
+        if let Some(table) = self.table(family) {
+            batch.delete_chain(table.layout.place(table.name), chain);
+        }
+    }
+
+    /// Looks whether the tables are still there.
+    fn look(&mut self) -> Result<(), BackendError> {
+        for index in 0..self.tables.len() {
+            let Some(table) = self.tables.get(index) else { break };
+            let (place, name) = (table.layout.place(table.name), table.name);
+            let chains = read_chains(&mut self.socket, place.family)
+                .map_err(|source| read("read the chains", source))?;
+            let (hooks, plain) = chains_of(&chains, name);
+            if plain.is_empty() {
+                warn!(table = name, "somebody removed our table; building it anew");
+                self.tables.clear();
+                return Ok(());
+            }
+            if let Some(table) = self.tables.get_mut(index) {
+                table.hooks = hooks;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that both tables are there and known.
+    fn prepare(&mut self) -> Result<(), BackendError> {
+        let layouts = [Family::V4, Family::V6].map(|family| self.layout(family));
+        if self.tables.iter().map(|table| &table.layout).eq(&layouts) {
+            return Ok(());
+        }
+        self.ledger = Ledger::default();
+        self.stale_ranges = true;
+        let anew = self.failures > READ_AGAIN;
+        let mut tables = Vec::new();
+        let mut batch = Batch::default();
+        for layout in layouts {
+            tables.push(self.find_or_make(layout, anew, &mut batch)?);
+        }
+        self.socket.commit(batch)?;
+        self.tables = tables;
+        self.replay().inspect_err(|_| self.tables.clear())
+    }
+
+    fn layout(&self, family: Family) -> Layout {
+        let context = self.context.family(family).clone();
+        Layout { family, context, bit: self.marks.masquerade }
+    }
+
+    fn find_or_make(&mut self, layout: Layout, anew: bool, batch: &mut Batch) -> Result<Table, BackendError> {
+        let family = layout.place("").family;
+        let tables =
+            read_tables(&mut self.socket, family).map_err(|source| read("read the tables", source))?;
+        let chains =
+            read_chains(&mut self.socket, family).map_err(|source| read("read the chains", source))?;
+        let about = layout.about();
+        let same = |name: &&&str| tables.get(**name).is_some_and(|found| found.as_deref() == Some(&*about));
+        if let Some(name) = NAMES.iter().find(same).filter(|_| !anew) {
+            return self.adopt(layout, name, &chains_of(&chains, name));
+        }
+        let free = |name: &&&str| !tables.contains_key(**name);
+        let idle = |name: &&&str| is_ours(tables.get(**name)) && chains_of(&chains, name).0.is_empty();
+        let name = NAMES.iter().find(free).or_else(|| NAMES.iter().find(idle));
+        let Some(name) = name.or_else(|| NAMES.iter().rev().find(|name| is_ours(tables.get(**name)))) else {
+            return Err(BackendError::Foreign(NAMES.join(" and ")));
+        };
+        if tables.contains_key(*name) {
+            batch.delete_table(layout.place(name));
+        }
+        layout.make(batch, name);
+        Ok(Table { layout, name, hooks: BTreeSet::new() })
+    }
+
+    /// Takes over a table of an earlier process.
+    fn adopt(
+        &mut self,
+        layout: Layout,
+        name: &'static str,
+        (hooks, plain): &(BTreeSet<String>, BTreeSet<String>),
+    ) -> Result<Table, BackendError> {
+        let family = layout.family;
+        let elements = read_elements(&mut self.socket, family, layout.place(name))
+            .map_err(|source| read("read the elements", source))?;
+        info!(table = name, family = family.as_str(), elements = elements.len(), "taking over a table");
+        self.ledger.orphans.extend(owners(elements));
+        let chains = plain.iter().filter(|chain| !is_fixed(&layout, chain));
+        self.ledger.orphan_chains.extend(chains.map(|chain| (family, chain.as_str().into())));
+        Ok(Table { layout, name, hooks: hooks.clone() })
+    }
+
+    /// Writes all that is known into tables of which nothing is known but what they hold.
+    fn replay(&mut self) -> Result<(), BackendError> {
+        let names: Vec<ServiceName> = self.have.keys().cloned().collect();
+        for share in names.chunks(SHARE) {
+            let after = image(pairs(share.iter().filter_map(|name| self.have.get(name))));
+            self.carry_out(&share.iter().collect(), &Image::default(), &after)?;
+        }
+        Ok(())
+    }
+
+    /// Hangs our chains on their hooks and removes other tables of ours, at once.
+    fn switch(&mut self) -> Result<(), BackendError> {
+        let mut batch = Batch::default();
+        for index in 0..self.tables.len() {
+            self.switch_family(index, &mut batch)?;
+        }
+        self.socket.commit(batch)?;
+        self.stale_ranges = false;
+        // Whatever nobody asked for until now is not asked for.
+        self.ledger.garbage.append(&mut self.ledger.orphan_chains);
+        self.sweep();
+        for table in &mut self.tables {
+            table.hooks = hook_names();
+        }
+        Ok(())
+    }
+
+    fn switch_family(&mut self, index: usize, batch: &mut Batch) -> Result<(), BackendError> {
+        let Some(table) = self.tables.get(index) else { return Ok(()) };
+        let place = table.layout.place(table.name);
+        if self.stale_ranges {
+            let own = |range: &&IpNet| Family::of(range.addr()) == table.layout.family;
+            let cluster: Vec<IpNet> = self.cluster_ranges.iter().filter(own).copied().collect();
+            for (set, list) in
+                [(Set::ClusterRanges, cluster), (Set::NodePortAddresses, table.layout.node_port_ranges())]
+            {
+                batch.flush_set(place, set.name());
+                batch.add_elements(place, set.name(), ranges(&list).iter());
+            }
+        }
+        table.layout.hook(batch, table.name, &table.hooks);
+        let tables =
+            read_tables(&mut self.socket, place.family).map_err(|source| read("read the tables", source))?;
+        for name in NAMES.into_iter().filter(|name| *name != table.name && is_ours(tables.get(*name))) {
+            batch.delete_table(table.layout.place(name));
+        }
+        Ok(())
+    }
+
+    /// Tables, hooks and counters, as they are in the kernel.
+    pub fn report(&self) -> Result<Report, BackendError> {
+        // A socket of its own: reading for people must not get in the way of writing.
+        let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+        let mut report = Report::default();
+        for table in &self.tables {
+            report.add(&mut socket, table.layout.family, table.name)?;
+        }
+        Ok(report)
+    }
+}
+
+impl Report {
+    fn add(&mut self, socket: &mut Socket, family: Family, name: &str) -> Result<(), BackendError> {
+        let place = wire::Place { family: rule::tables(family), table: name };
+        let chains = read_chains(socket, place.family).map_err(|source| read("read the chains", source))?;
+        let missing = hook_names().difference(&chains_of(&chains, name).0).cloned().collect();
+        let family = rule::word(family).to_owned();
+        self.tables.push(TableReport { family, name: name.to_owned(), missing });
+        for (counter, count) in read_counters(socket, place).unwrap_or_default() {
+            *self.counters.entry(counter).or_default() += count;
+        }
+        Ok(())
+    }
+}
+
+/// What there is of ours, without the daemon.
+pub fn report_found() -> Result<Report, BackendError> {
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let mut report = Report::default();
+    for family in [Family::V4, Family::V6] {
+        let tables = read_tables(&mut socket, rule::tables(family))
+            .map_err(|source| read("read the tables", source))?;
+        for name in NAMES.into_iter().filter(|name| is_ours(tables.get(*name))) {
+            report.add(&mut socket, family, name)?;
+        }
+    }
+    Ok(report)
+}
+
+/// Chains that should hang on hooks.
+fn hook_names() -> BTreeSet<String> {
+    chains::base(0).into_iter().map(|(name, ..)| name.to_owned()).collect()
+}
+
+fn image<'a>(ports: impl Iterator<Item = (&'a ServicePortName, &'a ServicePort)>) -> Image {
+    let mut image = Image::default();
+    ports.for_each(|(name, port)| image.add(name, port));
+    image
+}
+
+fn pairs<'a>(
+    lists: impl Iterator<Item = &'a Ports>,
+) -> impl Iterator<Item = (&'a ServicePortName, &'a ServicePort)> {
+    lists.flatten().map(|(name, port)| (name, port))
+}
+
+/// A name that only one process of a network namespace can have, and that goes with it.
+fn lock() -> Result<UnixDatagram, BackendError> {
+    let locked =
+        SocketAddr::from_abstract_name("sluice.nftables").and_then(|name| UnixDatagram::bind_addr(&name));
+    locked.map_err(|error| {
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        if taken { BackendError::FilterBusy } else { read("lock the packet filter", error) }
+    })
+}
+
+fn is_ours(about: Option<&Option<String>>) -> bool {
+    about.is_some_and(|about| about.as_deref().is_some_and(|about| about.starts_with(OURS)))
+}
+
+fn read(deed: &'static str, source: std::io::Error) -> BackendError {
+    BackendError::PacketFilter(Refused { deed: deed.into(), source })
+}
+
+/// Removes everything of ours from the packet filter of this network namespace. Returns the names of the tables. Refused
+/// while a daemon works there: it would put everything back.
+pub fn remove_all() -> Result<Vec<String>, BackendError> {
+    let _lock = lock()?;
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let mut removed = remove_tables(&mut socket)?;
+    removed.extend(handover::remove(&mut socket)?);
+    Ok(removed)
+}
+
+/// Removes the tables with Services.
+fn remove_tables(socket: &mut Socket) -> Result<Vec<String>, BackendError> {
+    let mut batch = Batch::default();
+    let mut removed = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let tables =
+            read_tables(socket, rule::tables(family)).map_err(|source| read("read the tables", source))?;
+        for name in NAMES.into_iter().filter(|name| is_ours(tables.get(*name))) {
+            batch.delete_table(wire::Place { family: rule::tables(family), table: name });
+            removed.push(format!("{} {name}", rule::word(family)));
+        }
+    }
+    socket.commit(batch)?;
+    Ok(removed)
+}
+
+/// The tables that would be loaded for these service ports, as nft reads them.
+pub fn ruleset(
+    marks: Marks,
+    context: &Context,
+    cluster_ranges: &BTreeSet<IpNet>,
+    ports: &[(ServicePortName, ServicePort)],
+) -> String {
+    let image = image(ports.iter().map(|(name, port)| (name, port)));
+    let ranges: Vec<IpNet> = cluster_ranges.iter().copied().collect();
+    let table = |family| {
+        let layout = Layout { family, context: context.family(family).clone(), bit: marks.masquerade };
+        text::table(&layout, NAMES[0], &image, &ranges)
+    };
+    let families = [Family::V4, Family::V6].map(table);
+    format!("{}\n{}", handover::text(marks.notrack), families.join("\n"))
+}
