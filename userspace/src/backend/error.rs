@@ -73,6 +73,14 @@ pub enum BackendError {
         /// Why not.
         source: io::Error,
     },
+    /// The table of tracked flows.
+    #[error("could not {deed} the kernel's table of flows (conntrack)")]
+    Conntrack {
+        /// What was tried.
+        deed: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// A pinned map is not what its name says.
     #[error("the pinned map {map} has {found}, expected {expected}")]
     Shape {

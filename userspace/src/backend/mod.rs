@@ -1,5 +1,6 @@
 //! The only door to the kernel.
 
+pub mod conntrack;
 pub mod dataplane;
 pub mod ebpf;
 mod error;

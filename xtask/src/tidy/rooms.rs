@@ -79,6 +79,17 @@ const ROOMS: &[Room] = &[
     Room { within: "userspace/src/backend/", only: "/image.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room { within: "userspace/src/backend/", only: "/books.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room {
+        within: "userspace/src/backend/conntrack/",
+        except: &[
+            "userspace/src/backend/conntrack/mod.rs",
+            "userspace/src/backend/conntrack/socket.rs",
+            "userspace/src/backend/conntrack/usage.rs",
+        ],
+        forbidden: WAITING,
+        because: PURE,
+        ..ROOM
+    },
+    Room {
         within: "userspace/src/model/",
         except: &["userspace/src/model/parse.rs", "userspace/src/model/parse/"],
         forbidden: &["k8s_openapi"],
@@ -333,6 +344,12 @@ mod tests {
     fn an_image_is_pure_and_its_neighbours_need_not_be() {
         fine("userspace/src/backend/ebpf/pins.rs", "use std::fs;");
         wrong("userspace/src/backend/ebpf/image.rs", "use std::fs;", "std::fs");
+    }
+
+    #[test]
+    fn who_decides_which_flows_are_stale_does_not_speak_to_the_kernel() {
+        fine("userspace/src/backend/conntrack/socket.rs", "use std::io;");
+        wrong("userspace/src/backend/conntrack/stale.rs", "use std::io;", "std::io");
     }
 
     #[test]
