@@ -6,6 +6,7 @@ pub(crate) mod connect;
 pub(crate) mod desired;
 pub(crate) mod host;
 mod nftables;
+pub(crate) mod packets;
 
 use anyhow::{Result, ensure};
 use lab::{Daemon, Lab};
