@@ -47,6 +47,11 @@ impl Cluster {
         Ok(Some(Self { plane: ControlPlane::start()?, services: 0 }))
     }
 
+    /// How many services of the usual shape it has.
+    pub(crate) fn services(&self) -> u32 {
+        self.services
+    }
+
     /// What connects it with nodes.
     pub(crate) fn wire(&self) -> &Wire {
         self.plane.wire()

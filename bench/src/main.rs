@@ -34,6 +34,8 @@ struct Arguments {
 enum Name {
     /// Connections, datagrams and throughput through a service address
     Connect,
+    /// Packets that one core forwards through a service address
+    Packets,
     /// From the start of the daemon to the complete dataplane, and its memory
     Coldstart,
     /// From one changed endpoint list to the kernel
@@ -62,6 +64,9 @@ fn main() -> Result<()> {
     }
     if chosen(Name::Connect) {
         suite::connect::run(&mut bench)?;
+    }
+    if chosen(Name::Packets) {
+        suite::packets::run(&mut bench)?;
     }
     if chosen(Name::Coldstart) {
         suite::coldstart::run(&mut bench)?;

@@ -14,7 +14,7 @@ const PORT: u16 = 80;
 const TARGET: u16 = 8080;
 
 /// How a file is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Format {
     Json,
     Yaml,

@@ -1,4 +1,4 @@
-//! The eBPF object: the kernel's half of the datapath, compiled and linked.
+//! The eBPF objects, compiled and linked: the kernel's half of the datapath, and what makes frames for the bench.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,44 +14,77 @@ use crate::run;
 
 /// Where the daemon's build script looks for the object.
 pub(crate) const VARIABLE: &str = "SLUICE_EBPF_OBJECT";
+/// Where the bench looks for the programs that make frames.
+pub(crate) const FRAMES_VARIABLE: &str = "SLUICE_FRAMES_OBJECT";
+
+/// One binary of a package, built for the kernel.
+#[derive(Debug, Clone, Copy)]
+struct Programs {
+    title: &'static str,
+    package: &'static str,
+    binary: &'static str,
+}
+
+const DATAPLANE: Programs =
+    Programs { title: "the eBPF object", package: "dataplane-ebpf", binary: "dataplane" };
+const FRAMES: Programs =
+    Programs { title: "the programs that make frames", package: "bench", binary: "frames-ebpf" };
 
 /// Builds the object and says where it is.
 pub(crate) fn build(place: &Place, host: &Host) -> Result<PathBuf> {
-    let compiler = Compiler::ensure(place)?;
-    let linker = linker::ensure(place, host)?;
-    progress::say(&format!("building the eBPF object with {}", compiler.name()));
-    let mut command = compiler.cargo("build");
-    arguments(&mut command, place, &linker);
-    run::run(&mut command)?;
-    match existing(place) {
-        Some(object) => Ok(object),
-        None => bail!("cargo built no eBPF object at {}", object(place).display()),
-    }
+    DATAPLANE.build(place, host)
+}
+
+/// Builds what makes frames and says where it is. The daemon does not carry it.
+pub(crate) fn build_frames(place: &Place, host: &Host) -> Result<PathBuf> {
+    FRAMES.build(place, host)
 }
 
 /// The object of an earlier build.
 pub(crate) fn existing(place: &Place) -> Option<PathBuf> {
-    Some(object(place)).filter(|object| object.exists())
+    Some(DATAPLANE.object(place)).filter(|object| object.exists())
 }
 
 /// Clippy over the programs, where the compiler has one.
 pub(crate) fn clippy(place: &Place, host: &Host) -> Result<()> {
     let compiler = Compiler::ensure(place)?;
-    let Some(mut command) = compiler.clippy() else {
-        progress::say(&format!("clippy for eBPF is skipped: {} has none here", compiler.name()));
-        return Ok(());
-    };
-    compiler::announce(compiler);
-    arguments(&mut command, place, &linker::ensure(place, host)?);
-    run::run(command.args(["--", "-D", "warnings"]))
+    for programs in [DATAPLANE, FRAMES] {
+        let Some(mut command) = compiler.clippy() else {
+            progress::say(&format!("clippy for eBPF is skipped: {} has none here", compiler.name()));
+            return Ok(());
+        };
+        compiler::announce(compiler);
+        programs.arguments(&mut command, place, &linker::ensure(place, host)?);
+        run::run(command.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
 }
 
-fn object(place: &Place) -> PathBuf {
-    place.built("ebpf").join(TARGET).join("release/dataplane")
+impl Programs {
+    fn build(self, place: &Place, host: &Host) -> Result<PathBuf> {
+        let compiler = Compiler::ensure(place)?;
+        progress::say(&format!("building {} with {}", self.title, compiler.name()));
+        let mut command = compiler.cargo("build");
+        self.arguments(&mut command, place, &linker::ensure(place, host)?);
+        run::run(&mut command)?;
+        let object = self.object(place);
+        match object.exists() {
+            true => Ok(object),
+            false => bail!("cargo built no eBPF object at {}", object.display()),
+        }
+    }
+
+    fn object(self, place: &Place) -> PathBuf {
+        place.built("ebpf").join(TARGET).join("release").join(self.binary)
+    }
+
+    fn arguments(self, command: &mut Command, place: &Place, linker: &Path) {
+        command.args(["--release", "--target", TARGET, "--package", self.package, "--bin", self.binary]);
+        flags(command, place, linker);
+    }
 }
 
-fn arguments(command: &mut Command, place: &Place, linker: &Path) {
-    command.args(["--release", "--target", TARGET, "--package", "dataplane-ebpf", "--bin", "dataplane"]);
+fn flags(command: &mut Command, place: &Place, linker: &Path) {
     command.current_dir(&place.root).env("CARGO_TARGET_DIR", place.built("ebpf"));
     command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
     // Types and lines for the verifier's log and for the kernel's own records of the maps.

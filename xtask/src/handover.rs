@@ -30,10 +30,12 @@ pub(crate) fn bench(place: &Place, arguments: &[String]) -> Result<ExitCode> {
     setup::lab(place, &host)?;
     setup::rival(place)?;
     let parts = Parts::start(place)?;
-    let object = ebpf::build(place, &host)?;
+    let (object, frames) = (ebpf::build(place, &host)?, ebpf::build_frames(place, &host)?);
     build::programs(&host, Profile::Release, &object, &["sluice", "lab", "bench"])?;
     let parts = parts.wait()?;
-    become_program(place, "bench", |command| command.args(arguments).env(parts::VARIABLE, parts))
+    become_program(place, "bench", |command| {
+        command.args(arguments).env(ebpf::FRAMES_VARIABLE, frames).env(parts::VARIABLE, parts)
+    })
 }
 
 fn become_program(

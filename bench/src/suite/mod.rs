@@ -5,6 +5,8 @@ pub(crate) mod coldstart;
 pub(crate) mod connect;
 pub(crate) mod desired;
 pub(crate) mod host;
+mod nftables;
+pub(crate) mod packets;
 
 use anyhow::{Result, ensure};
 use lab::{Daemon, Lab};
@@ -19,7 +21,7 @@ pub(crate) struct Bench {
     pub(crate) cluster: Lazy,
 }
 
-/// An API server that is started when the first suite wants it, and serves them all.
+/// An API server that is started when the first suite wants it, and serves all that can use what it holds.
 pub(crate) struct Lazy(Option<Option<Cluster>>);
 
 impl Bench {
@@ -35,6 +37,15 @@ impl Lazy {
             self.0 = Some(Cluster::start()?);
         }
         Ok(self.0.as_mut().and_then(Option::as_mut))
+    }
+
+    /// One that holds no more services than this; a fuller one is replaced.
+    fn with_at_most(&mut self, services: u32) -> Result<Option<&mut Cluster>> {
+        let fuller = |cluster: &mut Option<Cluster>| {
+            cluster.as_ref().is_some_and(|cluster| cluster.services() > services)
+        };
+        drop(self.0.take_if(fuller));
+        self.get()
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) const STREAM: u16 = 8081;
 pub(crate) const NOBODY: u16 = 9;
 
 /// Core of the clients.
-const CLIENT_CORE: usize = 0;
+pub(crate) const CLIENT_CORE: usize = 0;
 /// Core of the servers, if there are two.
 const SERVER_CORE: usize = 1;
 
@@ -99,8 +99,8 @@ impl Client {
     }
 }
 
-/// Keeps the calling process on one core, if there are several.
-fn stay_on(core: usize) -> Result<()> {
+/// Keeps the calling thread, and what it starts, on one core, if there are several.
+pub(crate) fn stay_on(core: usize) -> Result<()> {
     if std::thread::available_parallelism()?.get() <= core {
         return Ok(());
     }
