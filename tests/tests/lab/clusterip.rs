@@ -52,12 +52,23 @@ fn a_process_of_the_node_itself_and_the_endpoint_itself_are_served() {
 }
 
 #[test]
-fn other_addresses_and_ports_are_left_alone() {
+fn other_addresses_are_left_alone_and_other_ports_refused() {
     let stage = Stage::new();
     let backend = stage.backend("a");
     let _daemon = stage.daemon();
     stage.web(&[&backend.pod]);
     assert!(stage.client.call(Protocol::Tcp, backend.pod.at(8080)).unwrap().ok);
+    let other = stage.client.call(Protocol::Tcp, SocketAddr::new(WEB4.ip(), 81)).unwrap();
+    assert!(!other.ok && other.error == "ECONNREFUSED", "{other:?}");
+}
+
+#[test]
+fn without_the_floor_other_ports_are_left_alone() {
+    let stage = Stage::new();
+    let backend = stage.backend("a");
+    let _daemon = stage.node.daemon(stage.settings().with(&["--nftables=drain-only"])).unwrap();
+    stage.web(&[&backend.pod]);
+    assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok);
     let other = stage.client.call(Protocol::Tcp, SocketAddr::new(WEB4.ip(), 81)).unwrap();
     assert!(!other.ok && other.error != "ECONNREFUSED", "{other:?}");
 }

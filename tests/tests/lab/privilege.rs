@@ -27,15 +27,31 @@ fn three_capabilities_are_enough() {
 
 fn check_missing(kept: &[u8], name: &str) {
     let stage = Stage::new();
-    let mut daemon = stage.node.daemon_unsynced(with(&stage, kept)).unwrap();
+    let settings = with(&stage, kept).with(&["--dataplane=ebpf"]);
+    let mut daemon = stage.node.daemon_unsynced(settings).unwrap();
     let (code, text) = daemon.gives_up().unwrap();
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(name), "{name} is not in:\n{text}");
 }
 
 #[test]
-fn a_missing_capability_is_named() {
+fn a_capability_that_ebpf_lacks_is_named() {
     check_missing(&[NET_ADMIN, PERFMON], "CAP_BPF");
     check_missing(&[PERFMON, BPF], "CAP_NET_ADMIN");
     check_missing(&[NET_ADMIN, BPF], "CAP_PERFMON");
+}
+
+#[test]
+fn with_one_capability_nftables_has_the_traffic() {
+    let stage = Stage::new();
+    let backend = stage.backend("a");
+    let daemon = stage.node.daemon(with(&stage, &[NET_ADMIN])).unwrap();
+    stage.web(&[&backend.pod]);
+    assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok);
+    let status = String::from_utf8(stage.node.sluice(&["status"]).unwrap().stdout).unwrap();
+    assert!(
+        status.contains("dataplane nftables: eBPF cannot be used: ") && status.contains("CAP_BPF"),
+        "{status}"
+    );
+    daemon.no_errors().unwrap();
 }

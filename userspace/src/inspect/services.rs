@@ -1,5 +1,7 @@
 //! `sluice services` and `sluice backends`: what is programmed, read from the kernel itself.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 
@@ -7,7 +9,8 @@ use serde::Serialize;
 
 use super::table::table;
 use super::{Output, print, print_json, print_yaml};
-use crate::backend::ebpf::{Entries, Installed, Pins, Summary, describe, read_pinned};
+use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
+use crate::backend::nft::{self, Described};
 use crate::model::ServicePortName;
 
 /// One service port, as printed.
@@ -22,6 +25,7 @@ struct ServiceRow {
     affinity_seconds: Option<NonZeroU32>,
     generation: u32,
     id: u32,
+    dataplanes: Vec<&'static str>,
 }
 
 /// What names a service port.
@@ -48,30 +52,40 @@ struct BackendRow {
 
 /// Prints the services.
 pub fn services(pin_dir: &Path, output: Output) -> anyhow::Result<()> {
-    let Installed { ports, strays: _ } = read_pinned(&Pins::new(pin_dir))?;
-    let rows: Vec<ServiceRow> = ports.iter().map(|(name, entries)| service_row(name, entries)).collect();
+    let installed = installed(pin_dir)?;
+    let rows: Vec<ServiceRow> = installed.iter().map(|(name, both)| service_row(name, both)).collect();
     match output {
         Output::Json => return print_json(&rows),
         Output::Yaml => return print_yaml(&rows),
         Output::Table => {}
     }
     let cells = |row: &ServiceRow| {
-        let ServiceRow { port, addresses, verdict, endpoints, affinity_seconds, generation: _, id: _ } = row;
+        let ServiceRow { port, addresses, verdict, endpoints, affinity_seconds, dataplanes, .. } = row;
         let affinity = affinity_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s"));
         let mut cells = port_cells(port);
         cells.extend([addresses.join(","), (*verdict).to_owned(), endpoints.to_string(), affinity]);
+        cells.push(dataplanes.join("+"));
         cells
     };
     let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    let head = ["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ADDRESS", "VERDICT", "ENDPOINTS", "AFFINITY"];
+    let head = [
+        "NAMESPACE",
+        "SERVICE",
+        "PORT",
+        "PROTOCOL",
+        "ADDRESS",
+        "VERDICT",
+        "ENDPOINTS",
+        "AFFINITY",
+        "DATAPLANE",
+    ];
     print(&table(&head, &rows))
 }
 
 /// Prints the endpoints.
 pub fn backends(pin_dir: &Path, output: Output) -> anyhow::Result<()> {
-    let Installed { ports, strays: _ } = read_pinned(&Pins::new(pin_dir))?;
-    let rows: Vec<BackendRow> =
-        ports.iter().flat_map(|(name, entries)| backend_rows(name, entries)).collect();
+    let installed = installed(pin_dir)?;
+    let rows: Vec<BackendRow> = installed.iter().flat_map(|(name, both)| backend_rows(name, both)).collect();
     match output {
         Output::Json => return print_json(&rows),
         Output::Yaml => return print_yaml(&rows),
@@ -101,20 +115,63 @@ fn port_cells(port: &PortRow) -> Vec<String> {
     vec![port.namespace.clone(), port.name.clone(), port.port_name.clone(), port.protocol.to_owned()]
 }
 
-fn service_row(name: &ServicePortName, entries: &Entries) -> ServiceRow {
-    let Summary { addresses, verdict, active, kept: _, affinity } = describe(entries);
+/// What the two dataplanes have for a service port; at least one has something.
+#[derive(Default)]
+struct Both {
+    ebpf: Option<Entries>,
+    nft: Option<Described>,
+}
+
+/// Whoever may not read the packet filter sees what eBPF has, and the other way round.
+fn installed(pin_dir: &Path) -> anyhow::Result<BTreeMap<ServicePortName, Both>> {
+    let mut all: BTreeMap<ServicePortName, Both> = BTreeMap::new();
+    let (pinned, found) = (read_pinned(&Pins::new(pin_dir)), nft::read_found());
+    if let (Err(_), Err(error)) = (&pinned, &found) {
+        anyhow::bail!("{error}");
+    }
+    for (name, entries) in pinned.map(|installed| installed.ports).unwrap_or_default() {
+        all.entry(name).or_default().ebpf = Some(entries);
+    }
+    for (name, described) in found.unwrap_or_default() {
+        all.entry(name).or_default().nft = Some(described);
+    }
+    Ok(all)
+}
+
+/// eBPF has the clients that connect here, so it is asked first; addresses are those of both.
+fn service_row(name: &ServicePortName, both: &Both) -> ServiceRow {
+    let Both { ebpf, nft } = both;
+    let summary = ebpf.as_ref().map(describe);
+    let mut addresses: BTreeSet<String> = nft.iter().flat_map(|nft| nft.addresses.clone()).collect();
+    addresses.extend(summary.iter().flat_map(|summary| summary.addresses.iter().map(ToString::to_string)));
+    let (verdict, endpoints, affinity) = match (&summary, nft) {
+        (Some(Summary { verdict, active, affinity, .. }), _) => (verdict.as_str(), active.len(), *affinity),
+        (None, Some(nft)) => (nft.verdict.as_str(), nft.endpoints.len(), nft.affinity),
+        (None, None) => ("reject", 0, None),
+    };
     ServiceRow {
         port: port_row(name),
-        addresses: addresses.iter().map(ToString::to_string).collect(),
-        verdict: verdict.as_str(),
-        endpoints: active.len(),
+        addresses: addresses.into_iter().collect(),
+        verdict,
+        endpoints,
         affinity_seconds: affinity,
-        generation: entries.state.generation,
-        id: entries.id,
+        generation: ebpf.as_ref().map_or(0, |entries| entries.state.generation),
+        id: ebpf.as_ref().map_or(0, |entries| entries.id),
+        dataplanes: ebpf.iter().map(|_| "ebpf").chain(nft.iter().map(|_| "nftables")).collect(),
     }
 }
 
-fn backend_rows(name: &ServicePortName, entries: &Entries) -> Vec<BackendRow> {
+fn backend_rows(name: &ServicePortName, both: &Both) -> Vec<BackendRow> {
+    let Both { ebpf, nft } = both;
+    let Some(entries) = ebpf else {
+        let row = |endpoint: &SocketAddr| BackendRow {
+            port: port_row(name),
+            endpoint: endpoint.to_string(),
+            state: "active",
+            id: 0,
+        };
+        return nft.iter().flat_map(|nft| &nft.endpoints).map(row).collect();
+    };
     let active = describe(entries).active;
     let row = |(id, backend): &(u32, dataplane_ebpf::abi::Backend)| {
         let address = backend.endpoint.into();

@@ -139,7 +139,12 @@ fn nftables_text(report: &nft::Report) -> String {
     let tables: Vec<String> = report.tables.iter().map(table).collect();
     let counters: Vec<String> =
         report.counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    format!("tables    {}\nrefusals  {}\n", or_none(tables), or_none(counters))
+    let stale = report.stale_flows_removed;
+    format!(
+        "tables    {}\nrefusals  {}, stale UDP flows removed {stale}\n",
+        or_none(tables),
+        or_none(counters)
+    )
 }
 
 fn or_none(list: Vec<String>) -> String {

@@ -125,7 +125,8 @@ impl Chain {
                     whole.update(&affinity.place.to_be_bytes());
                     whole.update(&affinity.seconds.to_be_bytes());
                 }
-                format!("affine-{:032x}{}", finish(whole), mark_word(*mark))
+                let seconds = endpoints.first().map_or(0, |affinity| affinity.seconds);
+                format!("affine-{:032x}-{seconds}{}", finish(whole), mark_word(*mark))
             }
             Self::Remember(affinity) => affinity.chain(),
         }

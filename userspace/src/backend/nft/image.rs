@@ -128,12 +128,11 @@ impl Drawing<'_> {
             Action::Forward(list, _) => list,
         };
         let endpoints: Vec<SocketAddr> = self.port.list(list).collect();
+        // With affinity the chain knows the endpoints; the list is there for whoever reads the tables.
+        self.list(endpoints_of(list, by), key, &endpoints);
         let chain = match self.port.affinity {
             Some(seconds) => self.affine(&endpoints, mark, seconds.get()),
-            None => {
-                self.list(endpoints_of(list, by), key, &endpoints);
-                Chain::Spread { list, by, mark, count: endpoints.len() as u32 }
-            }
+            None => Chain::Spread { list, by, mark, count: endpoints.len() as u32 },
         };
         let data = goto(&chain.name());
         self.need(chain);

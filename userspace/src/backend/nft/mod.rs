@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod chains;
+mod describe;
+mod flows;
 mod handover;
 mod image;
 mod kernel;
@@ -23,6 +25,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+pub use self::describe::Described;
+use self::flows::Flows;
 use self::image::Image;
 use self::kernel::{chains_of, read_chains, read_counters, read_elements, read_tables};
 use self::layout::{Layout, by_set, is_fixed, ranges};
@@ -64,6 +68,8 @@ pub struct Report {
     pub tables: Vec<TableReport>,
     /// New flows that did not reach an endpoint, by reason.
     pub counters: BTreeMap<String, u64>,
+    /// Flows over UDP that were removed because their endpoint had gone.
+    pub stale_flows_removed: u64,
 }
 
 /// One table.
@@ -95,6 +101,7 @@ pub struct Nft {
     failures: u32,
     /// Whether Services are written at all; otherwise only the landing place is there.
     awake: bool,
+    flows: Flows,
     _lock: UnixDatagram,
 }
 
@@ -124,6 +131,7 @@ impl Nft {
             stale_ranges: true,
             failures: 0,
             awake: false,
+            flows: Flows::start(),
             _lock: lock,
         })
     }
@@ -207,8 +215,19 @@ impl Nft {
         let before = image(pairs(names.iter().filter_map(|name| self.have.get(*name))));
         let after = image(wanted.values().flatten());
         let applied = self.carry_out(&names, &before, &after)?;
+        self.look_after_flows(wanted);
         self.remember(wanted);
         Ok(applied)
+    }
+
+    /// A service port that has changed may have lost an endpoint.
+    fn look_after_flows(&self, wanted: &Wanted) {
+        let had = wanted.keys().filter_map(|name| self.have.get(name)).flatten();
+        let had: BTreeMap<&ServicePortName, &ServicePort> = had.map(|(name, port)| (name, port)).collect();
+        let now: BTreeMap<&ServicePortName, &ServicePort> = wanted.values().flatten().collect();
+        let gone = had.keys().filter(|name| !now.contains_key(*name)).map(|name| (*name, None));
+        let changed = now.iter().filter(|(name, port)| had.get(*name) != Some(*port));
+        self.flows.look_after(gone.chain(changed.map(|(name, port)| (*name, Some(*port)))));
     }
 
     fn remember(&mut self, wanted: &Wanted) {
@@ -432,7 +451,7 @@ impl Nft {
     pub fn report(&self) -> Result<Report, BackendError> {
         // A socket of its own: reading for people must not get in the way of writing.
         let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
-        let mut report = Report::default();
+        let mut report = Report { stale_flows_removed: self.flows.removed(), ..Report::default() };
         for table in &self.tables {
             report.add(&mut socket, table.layout.family, table.name)?;
         }
@@ -454,16 +473,36 @@ impl Report {
     }
 }
 
+/// The service ports that our tables serve, read without the daemon.
+pub fn read_found() -> Result<BTreeMap<ServicePortName, Described>, BackendError> {
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let mut all = BTreeMap::new();
+    for (family, name) in found(&mut socket)? {
+        let place = wire::Place { family: rule::tables(family), table: name };
+        let elements =
+            read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
+        all.extend(describe::describe(&elements));
+    }
+    Ok(all)
+}
+
+/// Our tables.
+fn found(socket: &mut Socket) -> Result<Vec<(Family, &'static str)>, BackendError> {
+    let mut all = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let tables =
+            read_tables(socket, rule::tables(family)).map_err(|source| read("read the tables", source))?;
+        all.extend(NAMES.into_iter().filter(|name| is_ours(tables.get(*name))).map(|name| (family, name)));
+    }
+    Ok(all)
+}
+
 /// What there is of ours, without the daemon.
 pub fn report_found() -> Result<Report, BackendError> {
     let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
     let mut report = Report::default();
-    for family in [Family::V4, Family::V6] {
-        let tables = read_tables(&mut socket, rule::tables(family))
-            .map_err(|source| read("read the tables", source))?;
-        for name in NAMES.into_iter().filter(|name| is_ours(tables.get(*name))) {
-            report.add(&mut socket, family, name)?;
-        }
+    for (family, name) in found(&mut socket)? {
+        report.add(&mut socket, family, name)?;
     }
     Ok(report)
 }
@@ -517,13 +556,9 @@ pub fn remove_all() -> Result<Vec<String>, BackendError> {
 fn remove_tables(socket: &mut Socket) -> Result<Vec<String>, BackendError> {
     let mut batch = Batch::default();
     let mut removed = Vec::new();
-    for family in [Family::V4, Family::V6] {
-        let tables =
-            read_tables(socket, rule::tables(family)).map_err(|source| read("read the tables", source))?;
-        for name in NAMES.into_iter().filter(|name| is_ours(tables.get(*name))) {
-            batch.delete_table(wire::Place { family: rule::tables(family), table: name });
-            removed.push(format!("{} {name}", rule::word(family)));
-        }
+    for (family, name) in found(socket)? {
+        batch.delete_table(wire::Place { family: rule::tables(family), table: name });
+        removed.push(format!("{} {name}", rule::word(family)));
     }
     socket.commit(batch)?;
     Ok(removed)
