@@ -197,11 +197,16 @@ impl Round<'_> {
         Ok(vec![self.filtered(tests, &[]), self.filtered(examples, &[])])
     }
 
-    /// Every test of the lab that is not a ring of its own, so that none is forgotten.
+    /// Every test of the lab that is not a ring of its own, so that none is forgotten; those with a daemon a second time
+    /// with the packet filter alone.
     fn lab_tests(&self) -> Result<Vec<Command>> {
         let all = integration_tests(&self.host, Home::Lab)?;
         let names = all.iter().filter(|name| !has_a_ring(name));
-        Ok(names.map(|name| self.target(name, &Self::threads())).collect())
+        let mut commands: Vec<Command> = names.map(|name| self.target(name, &Self::threads())).collect();
+        let mut again = self.target(Ring::Lab.name(), &Self::threads());
+        again.env("SLUICE_DATAPLANE", "nftables");
+        commands.push(again);
+        Ok(commands)
     }
 
     fn target(&self, name: &str, harness: &[&str]) -> Command {

@@ -91,7 +91,7 @@ impl Scene {
             backends.push(backend(first, name)?);
         }
         let manifests = copy(manifests, &first.folder().join("manifests"))?;
-        let daemon = first.daemon(Settings::folder(manifests.folder()))?;
+        let daemon = first.daemon(Settings::folder(manifests.folder()).with(&["--dataplane=auto"]))?;
         let kernel = Kernel::open(first.pin_dir())?;
         let streams = streams(&client)?;
         Ok(Self { backends, streams, changes: Vec::new(), daemon, manifests, kernel, nodes, _lab: lab })

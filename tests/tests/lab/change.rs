@@ -98,7 +98,7 @@ fn a_connection_outlives_the_endpoints_place_in_the_list() {
 
 #[test]
 fn without_an_endpoint_a_connection_is_refused_at_once() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let _daemon = stage.daemon();
     stage.web(&[]);
     for to in [WEB4, WEB6] {

@@ -6,7 +6,7 @@ use crate::stage::{Stage, WEB4, WEB6};
 
 #[test]
 fn cleanup_removes_every_pin_and_service_addresses_stop_answering() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let backend = stage.backend("a");
     let mut daemon = stage.daemon();
     stage.web(&[&backend.pod]);

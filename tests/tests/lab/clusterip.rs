@@ -64,7 +64,7 @@ fn other_addresses_are_left_alone_and_other_ports_refused() {
 
 #[test]
 fn without_the_floor_other_ports_are_left_alone() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let backend = stage.backend("a");
     let _daemon = stage.node.daemon(stage.settings().with(&["--nftables=drain-only"])).unwrap();
     stage.web(&[&backend.pod]);

@@ -27,7 +27,7 @@ fn capacity(stage: &Stage, name: &str) -> u64 {
 
 #[test]
 fn maps_grow_under_load_without_a_failure_and_are_adopted_afterwards() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let backends = stage.backends(&["a", "b"]);
     let small = ["--slots-capacity", "64", "--services-capacity", "64"];
     let mut daemon = stage.node.daemon(stage.settings().with(&small)).unwrap();

@@ -12,6 +12,7 @@ mod demo;
 mod folder;
 mod grow;
 mod hints;
+mod nftables;
 mod plan;
 mod policy;
 mod ports;

@@ -34,7 +34,7 @@ const WAYS: [(Protocol, std::net::SocketAddr); 4] =
 
 impl Two {
     fn new() -> Self {
-        let stage = Stage::new();
+        let stage = Stage::of_ebpf();
         let distant = stage.lab.node("n2").unwrap();
         let distant_client = distant.pod("distant-client").unwrap();
         let pod = distant.pod("far").unwrap();

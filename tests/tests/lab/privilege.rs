@@ -43,7 +43,7 @@ fn a_capability_that_ebpf_lacks_is_named() {
 
 #[test]
 fn with_one_capability_nftables_has_the_traffic() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let backend = stage.backend("a");
     let daemon = stage.node.daemon(with(&stage, &[NET_ADMIN])).unwrap();
     stage.web(&[&backend.pod]);

@@ -92,7 +92,7 @@ fn kill_9_in_the_middle_of_changes_leaves_no_half_list() {
 
 #[test]
 fn status_says_whether_a_daemon_runs() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let mut daemon = stage.daemon();
     stage.web(&[]);
     let status = stage.node.status().unwrap();

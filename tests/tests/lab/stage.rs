@@ -21,6 +21,7 @@ pub(crate) struct Stage {
     pub(crate) node: Node,
     pub(crate) client: Pod,
     pub(crate) manifests: Manifests,
+    arguments: &'static [&'static str],
 }
 
 /// A pod and its server.
@@ -35,7 +36,12 @@ impl Stage {
         let node = lab.node("n1").expect("a node");
         let client = node.pod("client").expect("a pod");
         let manifests = Manifests::at(lab.folder().join("manifests")).expect("a folder");
-        Self { lab, node, client, manifests }
+        Self { lab, node, client, manifests, arguments: &[] }
+    }
+
+    /// For what only eBPF does, or does in its own way, whichever dataplane these tests are run with.
+    pub(crate) fn of_ebpf() -> Self {
+        Self { arguments: &["--dataplane=auto"], ..Self::new() }
     }
 
     /// Pods with servers, by name.
@@ -49,7 +55,7 @@ impl Stage {
     }
 
     pub(crate) fn settings(&self) -> Settings {
-        Settings::folder(self.manifests.folder())
+        Settings::folder(self.manifests.folder()).with(self.arguments)
     }
 
     pub(crate) fn daemon(&self) -> Daemon {
@@ -81,8 +87,10 @@ pub(crate) fn web(ready: &[&Pod], draining: &[&Pod]) -> String {
     web_as(
         |service| service,
         |slice, ip| {
-            let slice = ready.iter().fold(slice, |slice, pod| slice.ready(ip(pod)));
-            draining.iter().fold(slice, |slice, pod| slice.endpoint(ip(pod), State::Draining))
+            let slice = ready.iter().fold(slice, |slice, pod| slice.ready(ip(pod)).on(pod.node().name()));
+            draining
+                .iter()
+                .fold(slice, |slice, pod| slice.endpoint(ip(pod), State::Draining).on(pod.node().name()))
         },
     )
 }

@@ -48,7 +48,7 @@ fn it_stays_while_endpoints_come_and_while_its_own_drains_and_moves_when_that_go
 
 #[test]
 fn without_an_endpoint_a_datagram_is_refused_at_the_call() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let _daemon = stage.daemon();
     stage.web(&[]);
     for to in [WEB4, WEB6] {

@@ -77,7 +77,7 @@ fn datagrams(stage: &Stage) -> Vec<Load> {
 
 #[test]
 fn sockets_keep_their_service_and_their_endpoint_when_another_layout_version_takes_over() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let backends = stage.backends(&["a", "b", "c", "d"]);
     let mut daemon = stage.daemon();
     // Numbers that no new daemon would give: what comes first has the highest.
@@ -113,7 +113,7 @@ fn sockets_keep_their_service_and_their_endpoint_when_another_layout_version_tak
 /// While the programs of two versions hang on the cgroup, the ones of the earlier version run first.
 #[test]
 fn a_connection_made_while_programs_of_two_versions_hang_there_shows_the_service() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let backends = stage.backends(&["a"]);
     let mut daemon = stage.daemon();
     stage.web(&pods(&backends));
@@ -145,7 +145,7 @@ fn a_connection_made_while_programs_of_two_versions_hang_there_shows_the_service
 
 #[test]
 fn starts_that_come_to_nothing_leave_one_set_of_maps() {
-    let stage = Stage::new();
+    let stage = Stage::of_ebpf();
     let config = stage.lab.folder().join("nobody.kubeconfig");
     let nobody = serde_json::json!({
         "apiVersion": "v1",
@@ -156,7 +156,8 @@ fn starts_that_come_to_nothing_leave_one_set_of_maps() {
     });
     fs::write(&config, nobody.to_string()).unwrap();
     for _ in 0..3 {
-        let mut daemon = stage.node.daemon_unsynced(Settings::kubeconfig(&config)).unwrap();
+        let mut daemon =
+            stage.node.daemon_unsynced(Settings::kubeconfig(&config).with(&["--dataplane=auto"])).unwrap();
         daemon.wait_log(&["started"]).unwrap();
         assert_eq!(sets(&stage), 1);
         daemon.kill9().unwrap();

@@ -205,7 +205,7 @@ impl Affinity {
 
     /// What the packet filter calls it. That two endpoints share one of so many numbers only means that a client of the
     /// one is sent to the other first.
-    const fn number(&self) -> u32 {
+    pub(super) const fn number(&self) -> u32 {
         self.place as u32
     }
 }

@@ -1,5 +1,5 @@
-//! Flows over UDP whose endpoint has gone: removed from the kernel's table on a thread of its own, because a large table
-//! takes long to read. What fails is tried again; nothing is forgotten.
+//! What must go after an endpoint: flows over UDP to it, and the memory of clients that had it. Done on a thread of its
+//! own, because large tables take long to read. Flows that could not be removed are tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,16 +11,35 @@ use std::time::Duration;
 use nix::ifaddrs::getifaddrs;
 use tracing::{debug, warn};
 
+use super::kernel::read_set;
+use super::rule;
+use super::sets::Set;
+use super::wire::{Batch, Element, Place, Refused, Socket};
 use crate::backend::BackendError;
 use crate::backend::conntrack::{Cleanup, Conntrack};
 use crate::desired::{Endpoint, Frontend, ServicePort};
-use crate::model::{Protocol, ServicePortName};
+use crate::model::{Family, Protocol, ServicePortName};
 
 /// Wait before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Clients that are forgotten at a time.
+const SHARE: usize = 256;
 
-/// What is to be cleaned for a service port; `None`: nothing any more, it is gone.
-type Order = (ServicePortName, Option<Cleanup>);
+/// Something to do.
+enum Order {
+    /// For a service port; `None`: nothing any more, it is gone.
+    Clean(ServicePortName, Option<Cleanup>),
+    /// Clients that are remembered under this number.
+    Forget(Memory),
+}
+
+/// Whom to forget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) family: Family,
+    pub(super) table: &'static str,
+    pub(super) number: u32,
+}
 
 /// The thread, and how much it has done.
 #[derive(Debug)]
@@ -50,8 +69,18 @@ impl Flows {
         changed: impl Iterator<Item = (&'a ServicePortName, Option<&'a ServicePort>)>,
     ) {
         let over_udp = changed.filter(|(name, _)| name.protocol == Protocol::Udp);
-        let orders: Vec<Order> =
-            over_udp.map(|(name, port)| (name.clone(), port.map(|port| cleanup(name, port)))).collect();
+        let orders: Vec<Order> = over_udp
+            .map(|(name, port)| Order::Clean(name.clone(), port.map(|port| cleanup(name, port))))
+            .collect();
+        self.order(orders);
+    }
+
+    /// Forgets the clients of endpoints that have gone.
+    pub(super) fn forget(&self, memories: Vec<Memory>) {
+        self.order(memories.into_iter().map(Order::Forget).collect());
+    }
+
+    fn order(&self, orders: Vec<Order>) {
         if !orders.is_empty() {
             // The thread ends with this sender only.
             let _ = self.orders.send(orders);
@@ -80,25 +109,58 @@ fn work(orders: &Receiver<Vec<Order>>, removed: &AtomicU64) {
         } else {
             orders.recv_timeout(RETRY)
         };
-        match more {
-            Ok(first) => orders.try_iter().fold(first, |mut all, next| {
-                all.extend(next);
-                all
-            }),
+        let orders: Vec<Order> = match more {
+            Ok(first) => first.into_iter().chain(orders.try_iter().flatten()).collect(),
             Err(RecvTimeoutError::Timeout) => Vec::new(),
             Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut memories = Vec::new();
+        for order in orders {
+            match order {
+                Order::Clean(name, Some(cleanup)) => drop(waiting.insert(name, cleanup)),
+                Order::Clean(name, None) => drop(waiting.remove(&name)),
+                Order::Forget(memory) => memories.push(memory),
+            }
         }
-        .into_iter()
-        .for_each(|(name, cleanup)| take(&mut waiting, name, cleanup));
         clean(&mut waiting, removed);
+        forget(&memories);
     }
 }
 
-fn take(waiting: &mut BTreeMap<ServicePortName, Cleanup>, name: ServicePortName, cleanup: Option<Cleanup>) {
-    match cleanup {
-        Some(cleanup) => waiting.insert(name, cleanup),
-        None => waiting.remove(&name),
+/// A client may be back at a returned endpoint a little too early; that is not worth a second try.
+fn forget(memories: &[Memory]) {
+    for family in [Family::V4, Family::V6] {
+        let own: Vec<&Memory> = memories.iter().filter(|memory| memory.family == family).collect();
+        if let Some(first) = own.first()
+            && let Err(error) =
+                forget_in(first.table, family, &own.iter().map(|memory| memory.number).collect())
+        {
+            debug!(%error, "could not forget the clients of an endpoint that has gone");
+        }
+    }
+}
+
+fn forget_in(table: &str, family: Family, numbers: &BTreeSet<u32>) -> std::io::Result<()> {
+    let place = Place { family: rule::tables(family), table };
+    let mut socket = Socket::open()?;
+    let set = Set::Affinity.name();
+    let of_theirs = |element: &Element| {
+        element.key.last_chunk::<4>().is_some_and(|number| numbers.contains(&u32::from_ne_bytes(*number)))
     };
+    let found: Vec<Element> = read_set(&mut socket, place, set)?.into_iter().filter(of_theirs).collect();
+    for share in found.chunks(SHARE) {
+        if remove(&mut socket, place, set, share).is_err() {
+            // One of them has ended meanwhile; that must not keep the others.
+            share.iter().for_each(|one| drop(remove(&mut socket, place, set, std::slice::from_ref(one))));
+        }
+    }
+    Ok(())
+}
+
+fn remove(socket: &mut Socket, place: Place<'_>, set: &str, elements: &[Element]) -> Result<(), Refused> {
+    let mut batch = Batch::default();
+    batch.delete_elements(place, set, elements.iter());
+    socket.commit(batch)
 }
 
 fn clean(waiting: &mut BTreeMap<ServicePortName, Cleanup>, removed: &AtomicU64) {

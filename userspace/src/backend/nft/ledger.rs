@@ -107,6 +107,11 @@ impl Ledger {
         chains
     }
 
+    /// Whether somebody needs a chain.
+    pub(super) fn needs(&self, chain: &(Family, Chain)) -> bool {
+        self.chains.contains_key(chain)
+    }
+
     /// What nobody can ask for any more once every Service has been looked at: drops it.
     pub(super) fn leftovers(&self) -> Option<Change> {
         let waiting = self.orphans.values().any(|orphan| orphan.owner.is_some());

@@ -25,8 +25,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use self::chains::Chain;
 pub use self::describe::Described;
-use self::flows::Flows;
+use self::flows::{Flows, Memory};
 use self::image::Image;
 use self::kernel::{chains_of, read_chains, read_counters, read_elements, read_tables};
 use self::layout::{Layout, by_set, is_fixed, ranges};
@@ -220,6 +221,17 @@ impl Nft {
         Ok(applied)
     }
 
+    /// Clients of endpoints that nobody needs any more must not come back to them.
+    fn forget(&self, before: &Image) {
+        let gone = before.chains.keys().filter(|key| !self.ledger.needs(key));
+        let memory = |(family, chain): &(Family, Chain)| {
+            let Chain::Remember(affinity) = chain else { return None };
+            let table = self.table(*family)?.name;
+            Some(Memory { family: *family, table, number: affinity.number() })
+        };
+        self.flows.forget(gone.filter_map(memory).collect());
+    }
+
     /// A service port that has changed may have lost an endpoint.
     fn look_after_flows(&self, wanted: &Wanted) {
         let had = wanted.keys().filter_map(|name| self.have.get(name)).flatten();
@@ -249,6 +261,7 @@ impl Nft {
         let change = self.ledger.step(names, before, after);
         self.commit(&change)?;
         self.ledger.done(&change, before, after);
+        self.forget(before);
         let mut drops = change.drops.len();
         if let Some(leftovers) = self.ledger.leftovers() {
             self.commit(&leftovers)?;
@@ -315,6 +328,7 @@ impl Nft {
 
     /// Looks whether the tables are still there.
     fn look(&mut self) -> Result<(), BackendError> {
+        handover::ensure(&mut self.socket, self.marks.notrack)?;
         for index in 0..self.tables.len() {
             let Some(table) = self.tables.get(index) else { break };
             let (place, name) = (table.layout.place(table.name), table.name);
