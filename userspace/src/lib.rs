@@ -5,6 +5,7 @@
 //! kernel, and prints.
 
 pub mod backend;
+mod causes;
 pub mod config;
 pub mod desired;
 pub mod dry_run;

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use sluice::backend::nft::{Marks, NOTRACK_BIT};
+use sluice::backend::nft::{self, Marks, NOTRACK_BIT};
 use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
+use sluice::dry_run::Orders;
 use sluice::inspect::Output;
 use sluice::model::Origin;
 use sluice::settings::print::{self, Own};
@@ -90,7 +91,8 @@ fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> 
         PlanForm::Yaml => Output::Yaml,
         PlanForm::Nft => {
             let marks = Marks { masquerade: effective.masquerade_bit, notrack: NOTRACK_BIT };
-            inspect::print(&dry_run::ruleset(&question, marks, objects))?;
+            let Orders { context, cluster_ranges, ports } = dry_run::orders(&question, objects);
+            inspect::print(&nft::ruleset(marks, &context, &cluster_ranges, &ports))?;
             return Ok(ExitCode::SUCCESS);
         }
     };

@@ -10,9 +10,9 @@ use tracing::{info, warn};
 use super::ebpf::{self, Ebpf};
 use super::nft::{Marks, Nft};
 use super::{Applied, Backend, BackendError, Report, Wanted};
+use crate::causes::chain;
 use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
-use crate::reconcile::chain;
 
 /// Failures in a row after which the hooks are taken away, so that the packet filter has the traffic.
 const PATIENCE: u32 = 3;

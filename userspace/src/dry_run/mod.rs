@@ -9,17 +9,18 @@ pub mod draw;
 mod stories;
 mod text;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use kube::Client;
 
 use self::document::Document;
 use self::draw::View;
-use crate::backend::nft::{self, Marks};
-use crate::desired::{Context, Desired, Settings};
+use crate::desired::{Context, Desired, ServicePort, Settings};
 use crate::inspect::{Output, print, print_json, print_yaml};
-use crate::model::{Change, Cluster, Node, Origin};
+use crate::model::{Change, Cluster, Node, Origin, ServicePortName};
 use crate::settings::Effective;
 use crate::{run, source};
 
@@ -44,13 +45,28 @@ pub fn plan(question: &Question, objects: Vec<Change>) -> Document {
     draw(question, &cluster, &desired)
 }
 
-/// The tables that nftables would load for it.
-pub fn ruleset(question: &Question, marks: Marks, objects: Vec<Change>) -> String {
+/// What a dataplane would be told.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// What does not belong to a Service.
+    pub context: Context,
+    /// Ranges that cluster addresses are given out from.
+    pub cluster_ranges: BTreeSet<IpNet>,
+    /// Every service port.
+    pub ports: Vec<(ServicePortName, ServicePort)>,
+}
+
+/// What a dataplane would be told after a listing of all objects.
+pub fn orders(question: &Question, objects: Vec<Change>) -> Orders {
     let (cluster, desired) = compute(question, objects);
-    let outcomes = desired.services();
-    let ports = outcomes
+    let ports = desired
+        .services()
         .flat_map(|(name, outcome)| outcome.ports.iter().map(|(id, port)| (id.of(name), port.clone())));
-    nft::ruleset(marks, desired.context(), &cluster.service_cidrs(), &ports.collect::<Vec<_>>())
+    Orders {
+        ports: ports.collect(),
+        context: desired.context().clone(),
+        cluster_ranges: cluster.service_cidrs(),
+    }
 }
 
 fn compute(question: &Question, objects: Vec<Change>) -> (Cluster, Desired) {

@@ -13,8 +13,8 @@ use crate::backend::Report;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
 use crate::backend::nft;
+use crate::causes::chain;
 use crate::model::Problem;
-use crate::reconcile::chain;
 
 /// How long the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -79,6 +79,19 @@ const ROOMS: &[Room] = &[
     Room { within: "userspace/src/backend/", only: "/image.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room { within: "userspace/src/backend/", only: "/books.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room {
+        within: "userspace/src/backend/nft/",
+        except: &[
+            "userspace/src/backend/nft/mod.rs",
+            "userspace/src/backend/nft/flows.rs",
+            "userspace/src/backend/nft/handover.rs",
+            "userspace/src/backend/nft/kernel.rs",
+            "userspace/src/backend/nft/wire/socket.rs",
+        ],
+        forbidden: WAITING,
+        because: PURE,
+        ..ROOM
+    },
+    Room {
         within: "userspace/src/backend/conntrack/",
         except: &[
             "userspace/src/backend/conntrack/mod.rs",
