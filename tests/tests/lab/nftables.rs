@@ -43,8 +43,14 @@ impl Filter {
         self.stage.settings().with(&["--dataplane=nftables", PODS])
     }
 
-    /// `web` with an endpoint on each node, and everything that is said of the Service.
+    /// Puts `web` there and waits until the kernel has it.
     fn web(&self, more: impl Fn(Service) -> Service) {
+        self.put(more);
+        self.stage.node.wait_endpoints("default", "web", 4).unwrap();
+    }
+
+    /// `web` with an endpoint on each node, and everything that is said of the Service.
+    fn put(&self, more: impl Fn(Service) -> Service) {
         let plain = Service::new("web", &[V4, V6]).port("tcp", "TCP", 80).set("type", "LoadBalancer");
         let mut service = more(plain).object();
         service["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
@@ -62,7 +68,6 @@ impl Filter {
         let slices = [slice(Slice::v4("web-4", "web"), false), slice(Slice::v6("web-6", "web"), true)];
         let [v4, v6] = slices;
         self.stage.manifests.put("web.yaml", file(&[service, v4, v6])).unwrap();
-        self.stage.node.wait_endpoints("default", "web", 4).unwrap();
     }
 
     /// What the two servers see when somebody asks often: name and source.
@@ -195,13 +200,14 @@ fn the_ruleset_of_the_plan_is_what_the_daemon_loads() {
         let service = service.set("externalTrafficPolicy", "Local").set("externalIPs", json!([EXTERNAL4]));
         service.set("loadBalancerSourceRanges", ranges.clone())
     };
-    let _daemon = stage.node.daemon(filter.settings()).unwrap();
-    filter.web(|service| policies(service).sticky(30));
+    filter.put(|service| policies(service).sticky(30));
     let cidr = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
         "spec": { "cidrs": ["10.96.0.0/16", "10.97.0.0/16", "fd00:96::/112"] },
     });
     stage.manifests.put("cidr.yaml", file(&[cidr])).unwrap();
+    // With eBPF above it, so that all of it is there.
+    let _daemon = stage.node.daemon(stage.settings().with(&["--dataplane=auto", PODS])).unwrap();
     let config = stage.lab.folder().join("config.yaml");
     let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nclusterCIDR: 10.1.0.0/16,fd00:1::/32\n";
     std::fs::write(&config, text).unwrap();
@@ -217,12 +223,8 @@ fn the_ruleset_of_the_plan_is_what_the_daemon_loads() {
     nft(distant, &["-c", "-f", &path]);
     assert_eq!(listing(distant), BTreeSet::new(), "a check changes nothing");
     nft(distant, &["-f", &path]);
-    wait::until("the ranges of cluster addresses", PATIENCE, || {
-        let (loaded, planned) = (listing(&stage.node), listing(distant));
-        ensure!(loaded == planned, "{}", difference(&loaded, &planned));
-        Ok(())
-    })
-    .unwrap();
+    let (loaded, planned) = (listing(&stage.node), listing(distant));
+    assert!(loaded == planned, "{}", difference(&loaded, &planned));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Both dataplanes as one: eBPF where it can run, the packet filter below it and wherever it cannot.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub marks: Marks,
     /// Where eBPF is installed; or why it cannot be.
     pub ebpf: Result<ebpf::Settings, String>,
+    /// Where eBPF has its pins, of whichever process.
+    pub pin_dir: PathBuf,
 }
 
 /// Which dataplane works, and why.
@@ -70,6 +73,8 @@ pub struct Dataplane {
     settings: Settings,
     ebpf: Result<Ebpf, Down>,
     nft: Result<Nft, String>,
+    /// Why the packet filter is behind, while eBPF has the traffic.
+    behind: Option<String>,
     failures: u32,
 }
 
@@ -84,7 +89,7 @@ struct Down {
 impl Dataplane {
     /// Opens what was asked for. What is in force does not change yet.
     pub fn open(settings: Settings) -> Result<Self, BackendError> {
-        let nft = match Nft::open(settings.marks) {
+        let nft = match Nft::open(settings.marks, settings.choice != Choice::Nftables) {
             Ok(nft) => Ok(nft),
             Err(error @ (BackendError::FilterBusy | BackendError::Foreign(_))) => return Err(error),
             Err(error) if settings.choice == Choice::Nftables => return Err(error),
@@ -96,6 +101,7 @@ impl Dataplane {
         let mut dataplane = Self {
             ebpf: Err(Down { why: "--dataplane=nftables".to_owned(), wait: RETRY[0], again: None }),
             nft,
+            behind: None,
             failures: 0,
             settings,
         };
@@ -134,11 +140,6 @@ impl Dataplane {
     fn down(&mut self, error: &BackendError) {
         let wait = self.ebpf.as_ref().map_or_else(|down| (down.wait * 2).min(RETRY[1]), |_| RETRY[0]);
         warn!(error = error as &dyn std::error::Error, again_in = ?wait, "eBPF cannot be used; nftables has the traffic");
-        if let Ok(ebpf) = &self.ebpf
-            && let Err(error) = ebpf.detach()
-        {
-            warn!(error = &error as &dyn std::error::Error, "could not take the hooks away");
-        }
         self.ebpf = Err(Down { why: chain(error), wait, again: Some(Instant::now() + wait) });
         self.failures = 0;
         self.wake_if_needed();
@@ -159,14 +160,18 @@ impl Dataplane {
             return Err(error);
         }
         self.down(&error);
-        match &mut self.nft {
-            Ok(nft) => nft.enable(),
-            Err(_) => Ok(()),
-        }
+        let enabled = self.nft.as_mut().map_or(Ok(()), |nft| nft.enable());
+        // Whatever the programs still do is out of date.
+        self.release();
+        enabled
     }
 
     fn running(&self) -> Running {
         let floor = self.nft.as_ref().is_ok_and(Nft::is_awake);
+        if let Some(why) = &self.behind {
+            let reason = format!("{}; the packet filter is behind: {why}", self.why_ebpf());
+            return Running { dataplane: "ebpf".to_owned(), reason };
+        }
         let (dataplane, reason) = match (&self.ebpf, &self.nft) {
             (Ok(_), Ok(_)) if floor => ("ebpf+nftables", self.why_ebpf()),
             (Ok(_), Ok(_)) => ("ebpf", format!("{}, --nftables=drain-only", self.why_ebpf())),
@@ -190,8 +195,12 @@ impl Dataplane {
             Ok(()) => {
                 info!("eBPF works again");
                 self.wake_if_needed();
+                self.catch_up();
             }
-            Err(error) => self.down(&error),
+            Err(error) => {
+                self.down(&error);
+                self.release();
+            }
         }
     }
 
@@ -213,14 +222,47 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Removes what the dataplane that is not wanted left in force.
-    fn retire_other(&mut self) {
-        let retired = match (&self.settings, &self.ebpf) {
-            (Settings { choice: Choice::Nftables, ebpf: Ok(settings), .. }, Err(_)) => ebpf::retire(settings),
-            _ => Ok(()),
-        };
-        if let Err(error) = retired {
-            warn!(error = &error as &dyn std::error::Error, "could not remove what eBPF had left");
+    /// Where eBPF does not work, nobody keeps what it left in force up to date: takes the hooks away, of whichever process
+    /// they are, or everything if eBPF is not wanted at all. Called once the packet filter has the traffic.
+    fn release(&self) {
+        if self.ebpf.is_ok() || self.nft.is_err() {
+            return;
+        }
+        let everything = self.settings.choice == Choice::Nftables;
+        if let Err(error) = ebpf::release(&self.settings.pin_dir, everything) {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "could not take away what eBPF had left; trying again"
+            );
+        }
+    }
+
+    /// The packet filter cannot take a change. As long as eBPF can, that is no reason to keep it from anybody.
+    fn fell_behind(&mut self, error: BackendError, wanted: &Wanted) -> Result<(), BackendError> {
+        if self.ebpf.is_err() {
+            return Err(error);
+        }
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "the packet filter cannot be programmed; eBPF has the traffic"
+        );
+        self.behind = Some(chain(&error));
+        if let Ok(nft) = &mut self.nft {
+            nft.fall_behind(wanted);
+        }
+        Ok(())
+    }
+
+    /// Brings a packet filter that is behind up to date.
+    fn catch_up(&mut self) {
+        let Ok(nft) = &mut self.nft else { return };
+        match nft.apply(&Wanted::new()).and_then(|_| nft.enable()) {
+            Ok(()) => {
+                if self.behind.take().is_some() {
+                    info!("the packet filter can be programmed again");
+                }
+            }
+            Err(error) => self.behind = Some(chain(&error)),
         }
     }
 }
@@ -231,9 +273,13 @@ impl Backend for Dataplane {
     }
 
     fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
-        let mut all = match &mut self.nft {
-            Ok(nft) => nft.installed()?,
-            Err(_) => BTreeSet::new(),
+        let found = self.nft.as_mut().map_or_else(|_| Ok(BTreeSet::new()), Nft::installed);
+        let mut all = match found {
+            Ok(all) => all,
+            Err(error) => {
+                self.fell_behind(error, &Wanted::new())?;
+                BTreeSet::new()
+            }
         };
         if let Ok(ebpf) = &mut self.ebpf {
             all.extend(ebpf.installed()?);
@@ -243,8 +289,13 @@ impl Backend for Dataplane {
 
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
         let mut applied = Applied::default();
-        if let Ok(nft) = &mut self.nft {
-            applied = nft.apply(wanted)?;
+        match &mut self.nft {
+            Ok(nft) if self.behind.is_some() => nft.fall_behind(wanted),
+            Ok(nft) => match nft.apply(wanted) {
+                Ok(done) => applied = done,
+                Err(error) => self.fell_behind(error, wanted)?,
+            },
+            Err(_) => {}
         }
         let Ok(ebpf) = &mut self.ebpf else { return Ok(applied) };
         match ebpf.apply(wanted) {
@@ -258,12 +309,15 @@ impl Backend for Dataplane {
     }
 
     fn enable(&mut self) -> Result<(), BackendError> {
-        if let Ok(nft) = &mut self.nft {
-            nft.enable()?;
+        if self.behind.is_none()
+            && let Ok(nft) = &mut self.nft
+            && let Err(error) = nft.enable()
+        {
+            self.fell_behind(error, &Wanted::new())?;
         }
         let outcome = self.ebpf.as_mut().map_or(Ok(()), Backend::enable);
         outcome.or_else(|error| self.failed(error, true))?;
-        self.retire_other();
+        self.release();
         Ok(())
     }
 
@@ -272,6 +326,10 @@ impl Backend for Dataplane {
         if self.ebpf.as_ref().is_err_and(due) {
             self.come_back();
         }
+        if self.behind.is_some() {
+            self.catch_up();
+        }
+        self.release();
     }
 
     fn report(&self) -> Result<Report, BackendError> {

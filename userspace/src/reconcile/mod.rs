@@ -26,6 +26,10 @@ const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)]
 /// Services that are written at a time: a full load of 10,000 needs less memory so.
 const SHARE: usize = 512;
 
+/// The same afterwards, when there is a backlog: an address may have moved between two of them, and must not be taken from
+/// one after the other has got it.
+const BACKLOG_SHARE: usize = 20_000;
+
 /// So many problems of one kind are logged one by one.
 const FEW: usize = 20;
 
@@ -250,8 +254,9 @@ impl<B: Backend> Reconciler<B> {
             let outcome = self.desired.service(name).into_iter().flat_map(|outcome| &outcome.ports);
             outcome.map(|(id, port)| (id.of(name), port.clone())).collect()
         };
+        let share = if self.synced { BACKLOG_SHARE } else { SHARE };
         let together = self.moving.iter().filter(|name| self.pending.contains(*name));
-        together.chain(self.pending.iter().take(SHARE)).map(|name| (name.clone(), ports(name))).collect()
+        together.chain(self.pending.iter().take(share)).map(|name| (name.clone(), ports(name))).collect()
     }
 
     fn succeeded(&mut self, applied: Applied, received: Instant) {

@@ -117,19 +117,6 @@ impl Links {
         }
     }
 
-    /// Removes the links, in the other order than they came. A link ends with its pin.
-    pub(super) fn remove(&self) -> Result<(), BackendError> {
-        for hook in HOOKS.iter().rev() {
-            match fs::remove_file(self.directory.join(hook.name)) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(BackendError::Link { deed: "detach", hook: hook.name, source });
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
     /// How each hook stands, in the order of [`HOOKS`].
     pub(super) fn states(&self) -> Vec<HookState> {
         let state = |hook: &Hook| {

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf as Object;
 use dataplane_ebpf::abi;
@@ -254,11 +254,6 @@ impl Ebpf {
 }
 
 impl Ebpf {
-    /// Takes the hooks away: traffic goes on without this dataplane. The tables stay.
-    pub fn detach(&self) -> Result<(), BackendError> {
-        self.links.remove()
-    }
-
     /// Hooks, tables and counters.
     pub fn report(&self) -> Result<Report, BackendError> {
         let is_settled = self.in_force == Some(self.number);
@@ -269,14 +264,15 @@ impl Ebpf {
     }
 }
 
-/// Removes all that a daemon with these settings left: it is to run without eBPF.
-pub fn retire(settings: &Settings) -> Result<(), BackendError> {
-    let pins = Pins::new(&settings.pin_dir);
-    if !settings.pin_dir.exists() {
+/// Takes the hooks of all daemons away that worked below a pin directory, or `everything` that they left. Needs no right to
+/// use eBPF. Refused while one of them runs.
+pub fn release(pin_dir: &Path, everything: bool) -> Result<(), BackendError> {
+    let pins = Pins::new(pin_dir);
+    if !pins.is_hooked()? && !(everything && pin_dir.exists()) {
         return Ok(());
     }
     let _lock = pins.prepare()?;
-    let removed = pins.remove_all()?;
+    let removed = if everything { pins.remove_all()? } else { pins.remove_links()? };
     info!(pins = removed, "removed what eBPF had left; nftables has the traffic");
     Ok(())
 }

@@ -106,6 +106,20 @@ impl Pins {
         Ok(homes.chain(sets).filter_map(below).collect())
     }
 
+    /// Whether programs hang on hooks, of this or another layout version.
+    pub(super) fn is_hooked(&self) -> Result<bool, BackendError> {
+        if !self.top.exists() {
+            return Ok(false);
+        }
+        let versions = self.versions()?;
+        Ok(versions.values().any(|pins| names(&pins.links()).is_ok_and(|names| !names.is_empty())))
+    }
+
+    /// Takes the programs of all layout versions off their hooks; returns how many pins went.
+    pub(super) fn remove_links(&self) -> Result<usize, BackendError> {
+        self.versions()?.values().map(|pins| remove(&pins.links())).sum()
+    }
+
     /// Removes one set's pins. Programs that still use its maps keep them.
     pub fn remove_set(&self, number: u32) -> Result<(), BackendError> {
         remove(&self.set(number)).map(|_| ())

@@ -134,46 +134,49 @@ impl Chain {
 
     /// Its rules.
     pub(super) fn rules(&self, context: &FamilyContext, bit: u32) -> Vec<Rule> {
-        let mut rules = match self {
+        let rules = match self {
             Self::Spread { list, by, mark: _, count } => spread(*list, *by, *count),
             Self::Affine { mark: _, endpoints } => affine(endpoints),
             Self::Remember(affinity) => remember(affinity),
         };
-        let marks = match self {
-            Self::Spread { mark: Mark::Always, .. } | Self::Affine { mark: Mark::Always, .. } => {
-                vec![vec![Part::Mark(bit)]]
+        match self.mark() {
+            Mark::Never => rules,
+            Mark::Always => [vec![vec![Part::Mark(bit)]], rules].concat(),
+            Mark::UnlessPod => {
+                let on = || Part::Goto(self.unmarked().name().into());
+                let pods = context.pods.iter().map(|pods| vec![Part::FromPods(pods.clone()), on()]);
+                pods.chain([vec![Part::Mark(bit)], vec![on()]]).collect()
             }
-            Self::Spread { mark: Mark::UnlessPod, .. } | Self::Affine { mark: Mark::UnlessPod, .. } => {
-                let plain: Box<str> = self.unmarked().name().into();
-                let pods = context.pods.iter();
-                let mut marks: Vec<Rule> =
-                    pods.map(|pods| vec![Part::FromPods(pods.clone()), Part::Goto(plain.clone())]).collect();
-                marks.push(vec![Part::Mark(bit)]);
-                marks
-            }
-            Self::Spread { mark: Mark::Never, .. }
-            | Self::Affine { mark: Mark::Never, .. }
-            | Self::Remember(_) => Vec::new(),
-        };
-        rules.splice(0..0, marks);
-        rules
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        match self {
+            Self::Spread { list: _, by: _, mark, count: _ } | Self::Affine { mark, endpoints: _ } => *mark,
+            Self::Remember(_) => Mark::Never,
+        }
+    }
+
+    /// Whether there are so few of its kind that it may stay when nobody needs it: making one anew takes the kernel long.
+    pub(super) fn stays(&self) -> bool {
+        match self {
+            Self::Spread { .. } => true,
+            Self::Affine { .. } | Self::Remember(_) => false,
+        }
     }
 
     /// The chains that its rules lead to.
     pub(super) fn leads_to(&self) -> Vec<Self> {
-        let mut chains = match self {
+        if self.mark() == Mark::UnlessPod {
+            // And that leads to the endpoints.
+            return vec![self.unmarked()];
+        }
+        match self {
             Self::Spread { .. } | Self::Remember(_) => Vec::new(),
             Self::Affine { mark: _, endpoints } => {
                 endpoints.iter().map(|affinity| Self::Remember(affinity.clone())).collect()
             }
-        };
-        if matches!(
-            self,
-            Self::Spread { mark: Mark::UnlessPod, .. } | Self::Affine { mark: Mark::UnlessPod, .. }
-        ) {
-            chains.push(self.unmarked());
         }
-        chains
     }
 
     /// How many chains one behind the other its rules lead to: what it leads to must be made before.
@@ -208,6 +211,11 @@ impl Affinity {
     pub(super) const fn number(&self) -> u32 {
         self.place as u32
     }
+}
+
+/// The same as [`Chain::stays`], of a chain of which only the name is known.
+pub(super) fn may_stay(name: &str) -> bool {
+    !name.starts_with("affine-") && !name.starts_with("remember-")
 }
 
 /// Half of a digest: names made by strangers must not come out as somebody else's.
@@ -348,7 +356,7 @@ pub(super) fn base(bit: u32) -> Vec<(&'static str, Hook, Vec<Rule>)> {
             hook(POSTROUTING, AFTER),
             vec![
                 vec![Part::Marked(bit), Part::Unmark(bit), Part::Masquerade],
-                vec![Part::IsHairpin(Set::Hairpins), Part::Masquerade],
+                vec![Part::IsTranslated, Part::IsHairpin(Set::Hairpins), Part::Masquerade],
             ],
         ),
     ]

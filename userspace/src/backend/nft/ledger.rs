@@ -12,17 +12,19 @@ pub(super) type ChainName = (Family, Box<str>);
 
 /// An element that an earlier process left, and whose it seems to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Orphan {
-    pub(super) value: Value,
-    pub(super) owner: Option<ServiceName>,
+struct Orphan {
+    value: Value,
+    owner: Option<ServiceName>,
 }
 
 /// What must be remembered beside the service ports themselves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     /// Left by an earlier process, and not asked for yet.
-    pub(super) orphans: BTreeMap<Slot, Orphan>,
-    /// Chains likewise.
+    orphans: BTreeMap<Slot, Orphan>,
+    /// Where those stand that have an owner.
+    owned: BTreeMap<ServiceName, BTreeSet<Slot>>,
+    /// Chains likewise; also those that may stay.
     pub(super) orphan_chains: BTreeSet<ChainName>,
     /// How often an element is asked for.
     shared: BTreeMap<Slot, usize>,
@@ -70,11 +72,10 @@ impl Ledger {
         }
         let gone = before.own.iter().filter(|(slot, _)| !after.own.contains_key(*slot));
         change.drops.extend(gone.map(|(slot, value)| (slot.clone(), value.clone())));
-        let theirs = |orphan: &Orphan| orphan.owner.as_ref().is_some_and(|owner| services.contains(owner));
-        let left = self.orphans.iter().filter(|(slot, orphan)| {
-            theirs(orphan) && !after.own.contains_key(*slot) && !before.own.contains_key(*slot)
-        });
-        change.drops.extend(left.map(|(slot, orphan)| (slot.clone(), orphan.value.clone())));
+        let theirs = services.iter().filter_map(|name| self.owned.get(*name)).flatten();
+        let left = theirs.filter(|slot| !after.own.contains_key(*slot) && !before.own.contains_key(*slot));
+        let value = |slot: &Slot| Some((slot.clone(), self.orphans.get(slot)?.value.clone()));
+        change.drops.extend(left.filter_map(value));
         self.step_shared(before, after, &mut change);
         change.new_chains = self.new_chains(after);
         change
@@ -112,28 +113,76 @@ impl Ledger {
         self.chains.contains_key(chain)
     }
 
+    /// Whether clients are still to be remembered under a number.
+    pub(super) fn remembers(&self, family: Family, number: u32) -> bool {
+        self.chains.keys().any(|(of, chain)| {
+            let Chain::Remember(affinity) = chain else { return false };
+            *of == family && affinity.number() == number
+        })
+    }
+
     /// What nobody can ask for any more once every Service has been looked at: drops it.
     pub(super) fn leftovers(&self) -> Option<Change> {
-        let waiting = self.orphans.values().any(|orphan| orphan.owner.is_some());
-        if waiting || self.orphans.is_empty() {
-            return None;
-        }
+        (self.owned.is_empty() && !self.orphans.is_empty()).then(|| self.all_orphans())
+    }
+
+    /// All that an earlier process left and nobody asked for: drops it.
+    pub(super) fn all_orphans(&self) -> Change {
         let drops = self.orphans.iter().map(|(slot, orphan)| (slot.clone(), orphan.value.clone())).collect();
-        Some(Change { drops, ..Change::default() })
+        Change { drops, ..Change::default() }
+    }
+
+    /// Takes in what an earlier process left in a table.
+    pub(super) fn find(
+        &mut self,
+        family: Family,
+        elements: BTreeMap<Slot, Value>,
+        chains: impl Iterator<Item = String>,
+    ) {
+        for (slot, orphan) in owners(elements) {
+            if let Some(owner) = &orphan.owner {
+                self.owned.entry(owner.clone()).or_default().insert(slot.clone());
+            }
+            self.orphans.insert(slot, orphan);
+        }
+        self.orphan_chains.extend(chains.map(|chain| (family, chain.into_boxed_str())));
+    }
+
+    /// Whose elements an earlier process left.
+    pub(super) fn owners(&self) -> impl Iterator<Item = &ServiceName> {
+        self.owned.keys()
+    }
+
+    /// Nothing of an earlier process is left.
+    pub(super) fn forget_orphans(&mut self) {
+        self.orphans.clear();
+        self.owned.clear();
+    }
+
+    fn adopt(&mut self, slot: &Slot) {
+        let Some(Orphan { owner: Some(owner), .. }) = self.orphans.remove(slot) else { return };
+        if let Some(slots) = self.owned.get_mut(&owner) {
+            slots.remove(slot);
+            if slots.is_empty() {
+                self.owned.remove(&owner);
+            }
+        }
     }
 
     /// The step has been carried out.
     pub(super) fn done(&mut self, change: &Change, before: &Image, after: &Image) {
         for slot in after.own.keys().chain(after.shared.keys()).chain(change.drops.keys()) {
-            self.orphans.remove(slot);
+            self.adopt(slot);
         }
         for (slot, more) in &after.shared {
             *self.shared.entry(slot.clone()).or_default() += more;
         }
         for (slot, less) in &before.shared {
             lessen(&mut self.shared, slot, *less);
+            if self.shared.get(slot) == Some(&0) {
+                self.shared.remove(slot);
+            }
         }
-        self.shared.retain(|_, count| *count > 0);
         self.count_chains(before, after);
     }
 
@@ -148,7 +197,9 @@ impl Ledger {
             lessen(&mut self.chains, chain, *less);
             if self.chains.get(chain) == Some(&0) {
                 self.chains.remove(chain);
-                self.garbage.insert((chain.0, chain.1.name().into_boxed_str()));
+                let name = (chain.0, chain.1.name().into_boxed_str());
+                let list = if chain.1.stays() { &mut self.orphan_chains } else { &mut self.garbage };
+                list.insert(name);
             }
         }
     }
@@ -172,7 +223,7 @@ fn lessen<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K, less: usize) {
 }
 
 /// Whose an element is: one that says so, or one that stands below an address that says so.
-pub(super) fn owners(elements: BTreeMap<Slot, Value>) -> BTreeMap<Slot, Orphan> {
+fn owners(elements: BTreeMap<Slot, Value>) -> BTreeMap<Slot, Orphan> {
     let named: BTreeMap<(Family, bool, Box<[u8]>), ServiceName> = elements
         .iter()
         .filter_map(|((family, set, key), value)| {

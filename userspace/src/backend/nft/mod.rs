@@ -19,9 +19,11 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use ipnet::IpNet;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -31,7 +33,7 @@ use self::flows::{Flows, Memory};
 use self::image::Image;
 use self::kernel::{chains_of, read_chains, read_counters, read_elements, read_tables};
 use self::layout::{Layout, by_set, is_fixed, ranges};
-use self::ledger::{Change, Ledger, owners};
+use self::ledger::{ChainName, Change, Ledger};
 use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
@@ -43,6 +45,8 @@ use crate::model::{Family, ServiceName, ServicePortName};
 const NAMES: [&str; 2] = ["sluice", "sluice-2"];
 /// What the comments of our tables begin with.
 const OURS: &str = "sluice, layout ";
+/// The abstract socket that stands for the right to program the packet filter.
+const LOCK: &str = "sluice.nftables";
 /// Services that are written at a time.
 const SHARE: usize = 512;
 /// After so many failures in a row the kernel is read again; after one more everything is built anew beside.
@@ -91,6 +95,7 @@ type Ports = Vec<(ServicePortName, ServicePort)>;
 #[derive(Debug)]
 pub struct Nft {
     socket: Socket,
+    landing: bool,
     marks: Marks,
     context: Context,
     cluster_ranges: Vec<IpNet>,
@@ -102,8 +107,12 @@ pub struct Nft {
     failures: u32,
     /// Whether Services are written at all; otherwise only the landing place is there.
     awake: bool,
+    /// Whether tables of this process have been in force: a new one takes their place at once.
+    in_force: bool,
+    /// Whether it has been asked who left what: then what nobody asks for may go.
+    pruned: bool,
     flows: Flows,
-    _lock: UnixDatagram,
+    _lock: Option<UnixListener>,
 }
 
 /// Where a family's rules are.
@@ -117,11 +126,15 @@ struct Table {
 
 impl Nft {
     /// Opens the packet filter of this network namespace. What an earlier process left stays in force.
-    pub fn open(marks: Marks) -> Result<Self, BackendError> {
+    /// `landing`: whether connections may be handed over to it, so that the place for that must be there.
+    pub fn open(marks: Marks, landing: bool) -> Result<Self, BackendError> {
         let lock = lock()?;
         let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
-        handover::ensure(&mut socket, marks.notrack)?;
+        if landing {
+            handover::ensure(&mut socket, marks.notrack)?;
+        }
         Ok(Self {
+            landing,
             socket,
             marks,
             context: Context::default(),
@@ -132,6 +145,8 @@ impl Nft {
             stale_ranges: true,
             failures: 0,
             awake: false,
+            in_force: false,
+            pruned: false,
             flows: Flows::start(),
             _lock: lock,
         })
@@ -179,8 +194,8 @@ impl Nft {
             return Ok(BTreeSet::new());
         }
         self.prepare()?;
-        let orphans = self.ledger.orphans.values().filter_map(|orphan| orphan.owner.clone());
-        Ok(orphans.chain(self.have.keys().cloned()).collect())
+        self.pruned = true;
+        Ok(self.ledger.owners().chain(self.have.keys()).cloned().collect())
     }
 
     /// Brings some Services to the wanted state, in one transaction.
@@ -197,6 +212,7 @@ impl Nft {
     pub fn enable(&mut self) -> Result<(), BackendError> {
         if !self.awake {
             self.tables.clear();
+            self.in_force = false;
             return remove_tables(&mut self.socket).map(drop);
         }
         let outcome = self.look().and_then(|()| self.prepare()).and_then(|()| self.switch());
@@ -226,7 +242,9 @@ impl Nft {
         let gone = before.chains.keys().filter(|key| !self.ledger.needs(key));
         let memory = |(family, chain): &(Family, Chain)| {
             let Chain::Remember(affinity) = chain else { return None };
-            let table = self.table(*family)?.name;
+            // The same clients may be remembered for another time now.
+            let table =
+                self.table(*family).filter(|_| !self.ledger.remembers(*family, affinity.number()))?.name;
             Some(Memory { family: *family, table, number: affinity.number() })
         };
         self.flows.forget(gone.filter_map(memory).collect());
@@ -240,6 +258,12 @@ impl Nft {
         let gone = had.keys().filter(|name| !now.contains_key(*name)).map(|name| (*name, None));
         let changed = now.iter().filter(|(name, port)| had.get(*name) != Some(*port));
         self.flows.look_after(gone.chain(changed.map(|(name, port)| (*name, Some(*port)))));
+    }
+
+    /// Takes what is wanted without writing it; the next write begins with reading what is there.
+    pub fn fall_behind(&mut self, wanted: &Wanted) {
+        self.remember(wanted);
+        self.tables.clear();
     }
 
     fn remember(&mut self, wanted: &Wanted) {
@@ -266,7 +290,7 @@ impl Nft {
         if let Some(leftovers) = self.ledger.leftovers() {
             self.commit(&leftovers)?;
             drops += leftovers.drops.len();
-            self.ledger.orphans.clear();
+            self.ledger.forget_orphans();
         }
         self.sweep();
         Ok(Applied { puts: change.puts.len() + change.new_chains.len(), drops })
@@ -306,18 +330,29 @@ impl Nft {
         if garbage.is_empty() {
             return;
         }
+        // What leads to others goes first.
+        let last = |(_, chain): &&ChainName| chain.starts_with("remember");
+        let (others, remembering): (Vec<_>, Vec<_>) = garbage.iter().partition(|chain| !last(chain));
+        let all: Vec<ChainName> = others.into_iter().chain(remembering).cloned().collect();
+        if self.remove_chains(&all).is_ok() {
+            self.ledger.garbage.clear();
+            return;
+        }
+        // One that is not there, or is still led to, must not keep the others.
+        for chain in all {
+            match self.remove_chains(std::slice::from_ref(&chain)) {
+                Err(Refused { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::debug!(chain = &*chain.1, error = %source, "a chain that nobody needs goes later");
+                }
+                Ok(()) | Err(_) => drop(self.ledger.garbage.remove(&chain)),
+            }
+        }
+    }
+
+    fn remove_chains(&mut self, chains: &[ChainName]) -> Result<(), Refused> {
         let mut batch = Batch::default();
-        // What leads to others goes first: names tell no rank, so each chain that does is called by its first letter.
-        for (family, chain) in garbage.iter().rev().filter(|(_, chain)| !chain.starts_with("remember")) {
-            self.delete_chain(&mut batch, *family, chain);
-        }
-        for (family, chain) in garbage.iter().filter(|(_, chain)| chain.starts_with("remember")) {
-            self.delete_chain(&mut batch, *family, chain);
-        }
-        match self.socket.commit(batch) {
-            Ok(()) => self.ledger.garbage.clear(),
-            Err(error) => tracing::debug!(%error, "chains that nobody needs are removed later"),
-        }
+        chains.iter().for_each(|(family, chain)| self.delete_chain(&mut batch, *family, chain));
+        self.socket.commit(batch)
     }
 
     fn delete_chain(&self, batch: &mut Batch, family: Family, chain: &str) {
@@ -328,7 +363,9 @@ impl Nft {
 
     /// Looks whether the tables are still there.
     fn look(&mut self) -> Result<(), BackendError> {
-        handover::ensure(&mut self.socket, self.marks.notrack)?;
+        if self.landing {
+            handover::ensure(&mut self.socket, self.marks.notrack)?;
+        }
         for index in 0..self.tables.len() {
             let Some(table) = self.tables.get(index) else { break };
             let (place, name) = (table.layout.place(table.name), table.name);
@@ -406,9 +443,8 @@ impl Nft {
         let elements = read_elements(&mut self.socket, family, layout.place(name))
             .map_err(|source| read("read the elements", source))?;
         info!(table = name, family = family.as_str(), elements = elements.len(), "taking over a table");
-        self.ledger.orphans.extend(owners(elements));
         let chains = plain.iter().filter(|chain| !is_fixed(&layout, chain));
-        self.ledger.orphan_chains.extend(chains.map(|chain| (family, chain.as_str().into())));
+        self.ledger.find(family, elements, chains.cloned());
         Ok(Table { layout, name, hooks: hooks.clone() })
     }
 
@@ -419,7 +455,12 @@ impl Nft {
             let after = image(pairs(share.iter().filter_map(|name| self.have.get(name))));
             self.carry_out(&share.iter().collect(), &Image::default(), &after)?;
         }
-        Ok(())
+        if self.pruned {
+            // Who left what is left has gone.
+            self.commit(&self.ledger.all_orphans())?;
+            self.ledger.forget_orphans();
+        }
+        if self.in_force { self.switch() } else { Ok(()) }
     }
 
     /// Hangs our chains on their hooks and removes other tables of ours, at once.
@@ -431,11 +472,15 @@ impl Nft {
         self.socket.commit(batch)?;
         self.stale_ranges = false;
         // Whatever nobody asked for until now is not asked for.
-        self.ledger.garbage.append(&mut self.ledger.orphan_chains);
+        let left = std::mem::take(&mut self.ledger.orphan_chains);
+        let (stay, go) = left.into_iter().partition(|(_, chain)| chains::may_stay(chain));
+        self.ledger.orphan_chains = stay;
+        self.ledger.garbage.extend::<BTreeSet<_>>(go);
         self.sweep();
         for table in &mut self.tables {
             table.hooks = hook_names();
         }
+        self.in_force = true;
         Ok(())
     }
 
@@ -538,14 +583,32 @@ fn pairs<'a>(
     lists.flatten().map(|(name, port)| (name, port))
 }
 
-/// A name that only one process of a network namespace can have, and that goes with it.
-fn lock() -> Result<UnixDatagram, BackendError> {
-    let locked =
-        SocketAddr::from_abstract_name("sluice.nftables").and_then(|name| UnixDatagram::bind_addr(&name));
-    locked.map_err(|error| {
-        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
-        if taken { BackendError::FilterBusy } else { read("lock the packet filter", error) }
-    })
+/// A name that only one process of a network namespace can have, and that goes with it. Somebody who is not root and
+/// took it must not keep us from working.
+fn lock() -> Result<Option<UnixListener>, BackendError> {
+    let name = SocketAddr::from_abstract_name(LOCK).map_err(|error| read("lock the packet filter", error))?;
+    match UnixListener::bind_addr(&name) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+            Err(read("lock the packet filter", error))
+        }
+        Err(_) => {
+            let holder = UnixStream::connect_addr(&name)
+                .ok()
+                .and_then(|stream| getsockopt(&stream, PeerCredentials).ok());
+            match holder {
+                Some(holder) if holder.uid() != 0 => {
+                    warn!(
+                        pid = holder.pid(),
+                        uid = holder.uid(),
+                        "somebody who may not program the packet filter holds its lock; going on without"
+                    );
+                    Ok(None)
+                }
+                Some(_) | None => Err(BackendError::FilterBusy),
+            }
+        }
+    }
 }
 
 fn is_ours(about: Option<&Option<String>>) -> bool {

@@ -15,6 +15,8 @@ pub(super) const SEED: u32 = 0x51;
 const NAME_BYTES: usize = 16;
 /// `ICMP_PORT_UNREACH` and `ICMPV6_PORT_UNREACH`.
 const UNREACHABLE: [u8; 2] = [3, 4];
+/// `IPS_DST_NAT`: of a connection whose destination is translated.
+const TRANSLATED: u32 = 1 << 5;
 /// `RTN_LOCAL`: an address of this node.
 const LOCAL: u32 = 2;
 
@@ -35,6 +37,8 @@ pub(super) enum Part {
     FromPods(Pods),
     /// Its source is not one that the set lets in.
     NotLetIn(Set),
+    /// Its destination has been translated, by whomever.
+    IsTranslated,
     /// It comes back to where it began.
     IsHairpin(Set),
     /// Does what the map says.
@@ -103,6 +107,7 @@ impl Part {
                 load_key(set.fields(), family),
                 Expression::In { from: 0, set: set.name(), inverted: true },
             ),
+            Self::IsTranslated => is_translated(),
             Self::NotToLoopback => not_to_loopback(family),
             Self::ToHere => address_type(Side::Destination, true),
             Self::NotToHere => address_type(Side::Destination, false),
@@ -145,6 +150,7 @@ impl Part {
                 format!("{} @{}", key(set.fields(), family), set.name())
             }
             Self::NotLetIn(set) => format!("{} != @{}", key(set.fields(), family), set.name()),
+            Self::IsTranslated => "ct status dnat".to_owned(),
             Self::NotToLoopback => format!("{ip} daddr != {}", loopback(family)),
             Self::ToHere => "fib daddr type local".to_owned(),
             Self::NotToHere => "fib daddr type != local".to_owned(),
@@ -316,6 +322,14 @@ fn key(fields: &[Field], family: Family) -> String {
 /// The same text as in a set's declaration by expressions.
 pub(super) fn typeof_text(fields: &[Field], family: Family) -> String {
     key(fields, family)
+}
+
+fn is_translated<'a>() -> Vec<Expression<'a>> {
+    vec![
+        Expression::LoadStatus { to: 0 },
+        Expression::Bits { at: 0, mask: TRANSLATED.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Expression::Compare { from: 0, equal: false, with: vec![0; 4] },
+    ]
 }
 
 fn not_to_loopback<'a>(family: Family) -> Vec<Expression<'a>> {

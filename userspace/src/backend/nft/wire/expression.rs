@@ -15,6 +15,8 @@ const VERDICT_REGISTER: u32 = 0;
 const NAT_ADDRESS_AND_PORT: u32 = 0x3;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const FULLY_RANDOM: u32 = 0x10;
+/// `NFT_CT_STATUS`.
+const CT_STATUS: u32 = 2;
 /// `NFT_NG_RANDOM`.
 const RANDOM: u32 = 1;
 /// `NFT_FIB_RESULT_ADDRTYPE`.
@@ -60,6 +62,8 @@ pub(crate) enum Expression<'a> {
     Load { base: Base, offset: u32, length: u32, to: u32 },
     /// Loads what the packet carries besides.
     LoadMeta { what: Meta, to: u32 },
+    /// Loads the status of the connection.
+    LoadStatus { to: u32 },
     /// Sets the mark.
     SetMark { from: u32 },
     /// Goes on if the bytes there are these, or are not.
@@ -115,6 +119,7 @@ impl Expression<'_> {
         match self {
             Self::Load { .. } => "payload",
             Self::LoadMeta { .. } | Self::SetMark { .. } => "meta",
+            Self::LoadStatus { .. } => "ct",
             Self::Compare { .. } => "cmp",
             Self::Bits { .. } => "bitwise",
             Self::AddressType { .. } => "fib",
@@ -140,6 +145,7 @@ impl Expression<'_> {
                 numbers(data, &[(1, register(*to)), (2, *base as u32), (3, *offset), (4, *length)]);
             }
             Self::LoadMeta { what, to } => numbers(data, &[(2, *what as u32), (1, register(*to))]),
+            Self::LoadStatus { to } => numbers(data, &[(2, CT_STATUS), (1, register(*to))]),
             Self::SetMark { from } => numbers(data, &[(2, Meta::Mark as u32), (3, register(*from))]),
             Self::Compare { from, equal, with } => {
                 numbers(data, &[(1, register(*from)), (2, u32::from(!equal))]);
@@ -206,6 +212,7 @@ impl Expression<'_> {
             }
             Self::Load { .. }
             | Self::LoadMeta { .. }
+            | Self::LoadStatus { .. }
             | Self::SetMark { .. }
             | Self::Compare { .. }
             | Self::Bits { .. }

@@ -45,6 +45,8 @@ pub struct Refused {
 pub(crate) struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
+    /// A number that no message had yet.
+    next: u32,
 }
 
 impl Socket {
@@ -57,8 +59,10 @@ impl Socket {
             SockProtocol::NetlinkNetFilter,
         )?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BYTES)?;
-        Ok(Self { fd, buffer: vec![0; PIECE] })
+        // Forcing is for root of the first user namespace only; others have what the limits allow.
+        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BYTES)
+            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BYTES))?;
+        Ok(Self { fd, buffer: vec![0; PIECE], next: 1 })
     }
 
     /// Carries a transaction out.
@@ -70,23 +74,50 @@ impl Socket {
     }
 
     fn send_batch(&mut self, batch: Batch) -> Result<(), Refused> {
-        let (bytes, deeds) = batch.finish();
+        let (mut bytes, deeds) = batch.finish();
         let whole = |source: io::Error| Refused { deed: "carry out a transaction".into(), source };
         // What a message carries is accounted for when it is sent, all at once.
         let room = bytes.len() * 2 + SEND_EXTRA;
-        setsockopt(&self.fd, sockopt::SndBufForce, &room).map_err(|errno| whole(errno.into()))?;
+        setsockopt(&self.fd, sockopt::SndBufForce, &room)
+            .or_else(|_| setsockopt(&self.fd, sockopt::SndBuf, &room))
+            .map_err(|errno| whole(errno.into()))?;
+        let first = self.number(&mut bytes);
         self.send(&bytes).map_err(whole)?;
-        self.verdict(&deeds)
+        self.verdict(first, &deeds)
+    }
+
+    /// Gives messages numbers that no message before had, so that no answer is taken for another's. Returns what was
+    /// added.
+    fn number(&mut self, bytes: &mut [u8]) -> u32 {
+        let first = self.next;
+        let mut place = 0;
+        while let Some(message) = bytes.get_mut(place..)
+            && let Some(length) = message.first_chunk::<4>().map(|length| u32::from_ne_bytes(*length))
+            && let Some(number) = message.get_mut(8..12)
+        {
+            let own = number.first_chunk::<4>().map_or(0, |own| u32::from_ne_bytes(*own));
+            number.copy_from_slice(&own.wrapping_add(first).to_ne_bytes());
+            self.next = self.next.max(first.wrapping_add(own).wrapping_add(1));
+            place += (length as usize).next_multiple_of(4).max(1);
+        }
+        first
     }
 
     /// The kernel has carried out or refused everything before sending returns; it answers only what it refuses.
-    fn verdict(&mut self, deeds: &[Cow<'static, str>]) -> Result<(), Refused> {
+    fn verdict(&mut self, numbered_from: u32, deeds: &[Cow<'static, str>]) -> Result<(), Refused> {
         let mut first = None;
         loop {
-            let whole = |source| Refused { deed: "hear the outcome of a transaction".into(), source };
-            let Some(length) = self.receive(MsgFlags::MSG_DONTWAIT).map_err(whole)? else { break };
+            let length = match self.receive(MsgFlags::MSG_DONTWAIT) {
+                Ok(Some(length)) => length,
+                Ok(None) => break,
+                // So many refusals that some were lost; the transaction has not been carried out.
+                Err(source) => {
+                    first = first.or(Some(Refused { deed: "carry out a transaction".into(), source }));
+                    continue;
+                }
+            };
             for message in messages(self.buffer.get(..length).unwrap_or_default()) {
-                first = first.or_else(|| refusal(&message, deeds));
+                first = first.or_else(|| refusal(&message, numbered_from, deeds));
             }
         }
         first.map_or(Ok(()), Err)
@@ -94,10 +125,13 @@ impl Socket {
 
     /// Asks for everything of a kind, and hands over each answer's attributes.
     pub(crate) fn dump(&mut self, question: &[u8], mut take: impl FnMut(Reader<'_>)) -> io::Result<()> {
-        self.send(question)?;
+        let mut question = question.to_vec();
+        let number = self.number(&mut question).wrapping_add(1);
+        self.send(&question)?;
         loop {
             let length = self.receive(MsgFlags::empty())?.unwrap_or(0);
-            for message in messages(self.buffer.get(..length).unwrap_or_default()) {
+            let answers = messages(self.buffer.get(..length).unwrap_or_default());
+            for message in answers.filter(|message| message.number == number) {
                 if message.flags & INTERRUPTED != 0 {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
@@ -172,13 +206,13 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-fn refusal(message: &Message<'_>, deeds: &[Cow<'static, str>]) -> Option<Refused> {
+fn refusal(message: &Message<'_>, numbered_from: u32, deeds: &[Cow<'static, str>]) -> Option<Refused> {
     if message.kind != ERROR {
         return None;
     }
     let source = outcome(message.body).err()?;
-    let place = (message.number as usize).checked_sub(1);
-    let deed = place.and_then(|place| deeds.get(place)).cloned();
+    let own = message.number.checked_sub(numbered_from).filter(|own| *own as usize <= deeds.len())?;
+    let deed = (own as usize).checked_sub(1).and_then(|place| deeds.get(place)).cloned();
     Some(Refused { deed: deed.unwrap_or("carry out a transaction".into()), source })
 }
 
