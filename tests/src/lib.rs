@@ -20,6 +20,7 @@ pub mod link;
 pub mod manifest;
 pub mod netns;
 pub mod objects;
+pub mod prober;
 pub mod process;
 pub mod sandbox;
 pub mod server;
