@@ -43,6 +43,8 @@ pub struct Crossroads {
     ears: Ears,
     /// Number of the next probe.
     next: u32,
+    /// How many ports have been given away.
+    ports: u32,
 }
 
 /// What a flow gets as its source when it is masqueraded: an address of the link that it leaves by, which is no address of
@@ -60,6 +62,10 @@ const SOMEBODY: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1))];
 /// A port that means nothing.
 const DISCARD: u16 = 9;
+
+/// Source ports go round.
+const FIRST_PORT: u16 = 1024;
+const PORTS: u32 = 64_000;
 
 /// The node's end of every cable.
 const NEAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -81,7 +87,7 @@ impl Crossroads {
         prepare(node, layout)?;
         let (mouth, ears) = node.netns().run(|| Ok((Mouth::open()?, Ears::open()?)))?;
         let node = node.clone();
-        Ok(Self { node, pods: pods?, outside: outside?, beyond: beyond?, mouth, ears, next: FIRST })
+        Ok(Self { node, pods: pods?, outside: outside?, beyond: beyond?, mouth, ears, next: FIRST, ports: 0 })
     }
 
     /// The node in the middle.
@@ -96,7 +102,13 @@ impl Crossroads {
 
     /// Takes an address away.
     pub fn remove_address(&self, ip: IpAddr) -> Result<()> {
-        batch(self.node.netns(), &format!("addr del {ip}/{} dev beyond\n", width(ip)))
+        batch(self.node.netns(), &format!("addr del {ip}/{} dev lo\n", width(ip)))
+    }
+
+    /// A source port that no probe has had for a long time.
+    pub fn fresh_port(&mut self) -> u16 {
+        self.ports = (self.ports + 1) % PORTS;
+        FIRST_PORT + u16::try_from(self.ports).unwrap_or(0)
     }
 
     /// Sends probes, and tells what became of each, in their order. Each begins a new flow: the caller sees to it that
@@ -119,16 +131,15 @@ impl Crossroads {
     }
 
     /// The last probes of every batch: when those have passed, all others have had their time.
-    fn last(&self) -> Vec<Probe> {
+    fn last(&mut self) -> Vec<Probe> {
         let mut all = Vec::new();
-        for (from, (source, to)) in Class::ALL.into_iter().flat_map(|class| {
-            SOMEBODY.into_iter().zip(NOBODY).map(move |ways| (class, ways))
-        }) {
+        for (from, (source, to)) in Class::ALL
+            .into_iter()
+            .flat_map(|class| SOMEBODY.into_iter().zip(NOBODY).map(move |ways| (class, ways)))
+        {
             let own = if source.is_ipv4() { self.node.v4().into() } else { self.node.v6().into() };
             let source = if from == Class::Node { own } else { source };
-            // Never the same flow twice, for as long as one of UDP is remembered.
-            let port = u16::try_from(10_000 + self.next % 50_000).unwrap_or(DISCARD);
-            let (source, to) = (SocketAddr::new(source, port), SocketAddr::new(to, DISCARD));
+            let (source, to) = (SocketAddr::new(source, self.fresh_port()), SocketAddr::new(to, DISCARD));
             all.push(Probe { from, protocol: Protocol::Udp, source, to });
         }
         all
@@ -200,9 +211,10 @@ fn prepare(node: &Node, layout: &Layout<'_>) -> Result<()> {
     node.netns().run(unlimited)
 }
 
+/// Not on a cable: there they could be chosen for masquerading.
 fn add(ip: IpAddr) -> String {
     let how = if ip.is_ipv6() { " nodad" } else { "" };
-    format!("addr add {ip}/{} dev beyond{how}\n", width(ip))
+    format!("addr add {ip}/{} dev lo{how}\n", width(ip))
 }
 
 fn width(ip: IpAddr) -> u8 {
@@ -216,10 +228,15 @@ fn text(address: [u8; 6]) -> String {
 /// Answers to probes are not counted and not held back.
 fn unlimited() -> Result<()> {
     // The mask of IPv6 is a list; 127 is nothing that is sent here.
-    let settings =
-        [("ipv4/icmp_ratemask", "0"), ("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0"), ("ipv6/icmp/ratemask", "127")];
+    let settings = [
+        ("ipv4/icmp_ratemask", "0"),
+        ("ipv4/icmp_ratelimit", "0"),
+        ("ipv6/icmp/ratelimit", "0"),
+        ("ipv6/icmp/ratemask", "127"),
+    ];
     for (name, value) in settings {
-        std::fs::write(format!("/proc/sys/net/{name}"), value).with_context(|| format!("could not set {name}"))?;
+        std::fs::write(format!("/proc/sys/net/{name}"), value)
+            .with_context(|| format!("could not set {name}"))?;
     }
     Ok(())
 }

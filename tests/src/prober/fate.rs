@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 
 use super::probe::Probe;
-use super::sighting::{Answer, What};
+use super::sighting::{Refusal, What};
 
 /// What became of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +28,7 @@ pub enum Fate {
         source: IpAddr,
     },
     /// It was not let through, and told so.
-    Answered(Answer),
+    Refused(Refusal),
     /// Nothing was seen of it.
     Dropped,
 }
@@ -38,14 +38,14 @@ pub enum Fate {
 pub(super) struct Seen {
     /// Where it came out, and whether that was at the node itself.
     came: Option<(IpAddr, SocketAddr, bool)>,
-    answer: Option<Answer>,
+    refusal: Option<Refusal>,
 }
 
 impl Seen {
     /// Adds a sighting. No probe comes out in two ways.
     pub(super) fn add(&mut self, what: What, is_here: bool) -> Result<()> {
         match what {
-            What::Answer(answer) => self.answer = Some(answer),
+            What::Refusal(refusal) => self.refusal = Some(refusal),
             What::Probe { source, to } => {
                 let came = (source, to, is_here);
                 let is_same = self.came.is_none_or(|before| before == came);
@@ -58,11 +58,11 @@ impl Seen {
 
     /// A probe that came out did, whatever was answered then.
     pub(super) fn fate(&self, probe: &Probe) -> Fate {
-        match (self.came, self.answer) {
+        match (self.came, self.refusal) {
             (Some((_, to, true)), _) if to == probe.to => Fate::Delivered,
             (Some((source, to, false)), _) if to == probe.to => Fate::Passed { source },
             (Some((source, to, is_here)), _) => Fate::Forwarded { to, source, is_here },
-            (None, Some(answer)) => Fate::Answered(answer),
+            (None, Some(refusal)) => Fate::Refused(refusal),
             (None, None) => Fate::Dropped,
         }
     }
@@ -75,13 +75,13 @@ impl fmt::Display for Fate {
             Self::Forwarded { to, source, is_here: true } => write!(f, "delivered as {to} from {source}"),
             Self::Delivered => write!(f, "delivered to the node"),
             Self::Passed { source } => write!(f, "passed as {source}"),
-            Self::Answered(answer) => write!(f, "answered with {answer}"),
+            Self::Refused(refusal) => write!(f, "answered with {refusal}"),
             Self::Dropped => write!(f, "dropped"),
         }
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PortUnreachable => write!(f, "port unreachable"),

@@ -55,6 +55,8 @@ impl Class {
 }
 
 impl Protocol {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Sctp, Self::Icmp];
     /// Those that Services know.
     pub const OF_SERVICES: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 }
@@ -104,7 +106,9 @@ fn init(from: u16, to: u16, number: u32) -> Vec<u8> {
 pub(super) fn number(protocol: Protocol, transport: &[u8]) -> Option<u32> {
     match protocol {
         Protocol::Tcp => word(transport, 4),
-        Protocol::Udp | Protocol::Icmp => word(transport, 8).filter(|_| transport.get(12..20) == Some(&MAGIC)),
+        Protocol::Udp | Protocol::Icmp => {
+            word(transport, 8).filter(|_| transport.get(12..20) == Some(&MAGIC))
+        }
         Protocol::Sctp => word(transport, 16),
     }
 }

@@ -19,12 +19,12 @@ pub(super) enum What {
     /// The probe itself, with the addresses that it had then.
     Probe { source: IpAddr, to: SocketAddr },
     /// An answer to it.
-    Answer(Answer),
+    Refusal(Refusal),
 }
 
 /// How somebody says that a flow is not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Answer {
+pub enum Refusal {
     /// An ICMP message: nobody listens at this port.
     PortUnreachable,
     /// An ICMP message: nobody speaks this protocol.
@@ -66,10 +66,8 @@ struct Icmp {
     protocol_unreachable: (u8, u8),
 }
 
-const V4: Icmp =
-    Icmp { echo: 8, errors: 3..=5, port_unreachable: (3, 3), protocol_unreachable: (3, 2) };
-const V6: Icmp =
-    Icmp { echo: 128, errors: 1..=4, port_unreachable: (1, 4), protocol_unreachable: (4, 1) };
+const V4: Icmp = Icmp { echo: 8, errors: 3..=5, port_unreachable: (3, 3), protocol_unreachable: (3, 2) };
+const V6: Icmp = Icmp { echo: 128, errors: 1..=4, port_unreachable: (1, 4), protocol_unreachable: (4, 1) };
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
@@ -84,12 +82,12 @@ fn of_icmp(source: IpAddr, to: IpAddr, message: &[u8], icmp: &Icmp) -> Option<Si
         return None;
     }
     let about = about(message.get(8..)?)?;
-    let answer = match (kind, code) {
-        both if both == icmp.port_unreachable => Answer::PortUnreachable,
-        both if both == icmp.protocol_unreachable => Answer::ProtocolUnreachable,
-        (kind, code) => Answer::Other(kind, code),
+    let refusal = match (kind, code) {
+        both if both == icmp.port_unreachable => Refusal::PortUnreachable,
+        both if both == icmp.protocol_unreachable => Refusal::ProtocolUnreachable,
+        (kind, code) => Refusal::Other(kind, code),
     };
-    Some(Sighting { number: about, what: What::Answer(answer) })
+    Some(Sighting { number: about, what: What::Refusal(refusal) })
 }
 
 /// The number of the probe that an error is about.
@@ -115,7 +113,7 @@ fn itself(source: IpAddr, to: IpAddr, protocol: Protocol, transport: &[u8]) -> O
 /// A reset acknowledges the SYN that it answers.
 fn reset(transport: &[u8]) -> Option<Sighting> {
     let number = word(transport, 8)?.wrapping_sub(1);
-    Some(Sighting { number, what: What::Answer(Answer::Reset) })
+    Some(Sighting { number, what: What::Refusal(Refusal::Reset) })
 }
 
 fn flags(transport: &[u8]) -> Option<u8> {
@@ -165,7 +163,7 @@ mod tests {
             let mut packet = Vec::new();
             let answer = PacketBuilder::ipv4([10, 0, 0, 1], [10, 1, 0, 9], 64);
             answer.icmpv4_raw(3, 3, [0; 4]).write(&mut packet, &carried).unwrap();
-            let what = What::Answer(Answer::PortUnreachable);
+            let what = What::Refusal(Refusal::PortUnreachable);
             assert_eq!(of_packet(&packet).unwrap(), Sighting { number: FIRST + 1, what }, "{protocol:?}");
         }
     }
@@ -175,14 +173,17 @@ mod tests {
         let mut packet = Vec::new();
         let answer = PacketBuilder::ipv4([10, 96, 0, 10], [10, 1, 0, 9], 64);
         answer.tcp(80, 4000, 0, 0).rst().ack(FIRST + 3).write(&mut packet, &[]).unwrap();
-        let what = What::Answer(Answer::Reset);
+        let what = What::Refusal(Refusal::Reset);
         assert_eq!(of_packet(&packet).unwrap(), Sighting { number: FIRST + 2, what });
     }
 
     #[test]
     fn what_is_no_probe_is_not_seen() {
         let mut packet = Vec::new();
-        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut packet, b"hello there!").unwrap();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1, 2)
+            .write(&mut packet, b"hello there!")
+            .unwrap();
         assert_eq!(of_packet(&packet), None);
     }
 }

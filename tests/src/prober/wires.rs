@@ -52,7 +52,8 @@ impl Cable {
     /// The end of this name in the calling thread's namespace.
     pub(super) fn open(link: &str, far: [u8; 6]) -> Result<Self> {
         let socket = open(AddressFamily::Packet, SockProtocol::EthAll)?;
-        bind(socket.as_raw_fd(), &address_of(link)?).with_context(|| format!("could not listen at {link}"))?;
+        bind(socket.as_raw_fd(), &address_of(link)?)
+            .with_context(|| format!("could not listen at {link}"))?;
         Ok(Self { socket, far })
     }
 
@@ -66,7 +67,8 @@ impl Cable {
     /// Everything that has come since.
     pub(super) fn read(&self, mut see: impl FnMut(Sighting)) -> Result<()> {
         let mut frame = [0; LONGEST];
-        while let Some(length) = received(recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT))? {
+        while let Some(length) = received(recv(self.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_DONTWAIT))?
+        {
             frame.get(ETHERNET..length).and_then(of_packet).into_iter().for_each(&mut see);
         }
         Ok(())
@@ -111,7 +113,8 @@ impl Ears {
     pub(super) fn read(&self, mut see: impl FnMut(Sighting)) -> Result<()> {
         let mut packet = [0; LONGEST];
         for socket in &self.v4 {
-            while let Some(length) = received(recv(socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT))? {
+            while let Some(length) = received(recv(socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT))?
+            {
                 packet.get(..length).and_then(of_packet).into_iter().for_each(&mut see);
             }
         }
@@ -129,12 +132,8 @@ fn read_v6(socket: &OwnedFd, protocol: IpNumber) -> Result<Option<Option<Sightin
     let mut transport = [0; LONGEST];
     let mut parts = [IoSliceMut::new(&mut transport)];
     let mut beside = nix::cmsg_space!(libc::in6_pktinfo);
-    let message = recvmsg::<SockaddrIn6>(
-        socket.as_raw_fd(),
-        &mut parts,
-        Some(&mut beside),
-        MsgFlags::MSG_DONTWAIT,
-    );
+    let message =
+        recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut beside), MsgFlags::MSG_DONTWAIT);
     let Some(message) = received(message)? else { return Ok(None) };
     let to = message.cmsgs()?.find_map(|part| match part {
         ControlMessageOwned::Ipv6PacketInfo(info) => Some(Ipv6Addr::from(info.ipi6_addr.s6_addr)),
@@ -165,7 +164,8 @@ fn address_of(link: &str) -> Result<LinkAddr> {
     };
     let length = u32::try_from(size_of_val(&address))?;
     // SAFETY: it points to a whole sockaddr_ll of that length.
-    unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }.context("not an address of a link")
+    unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }
+        .context("not an address of a link")
 }
 
 fn received<T>(result: nix::Result<T>) -> Result<Option<T>> {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
-use lab::prober::{Answer, Class, Crossroads, Fate, Layout, MASQUERADE_V4, MASQUERADE_V6, Probe, Protocol};
+use lab::prober::{Class, Crossroads, Fate, Layout, MASQUERADE_V4, MASQUERADE_V6, Probe, Protocol, Refusal};
 use lab::{Lab, Node};
 
 /// What every kind of dataplane may do, each at a port of its own.
@@ -69,7 +69,9 @@ fn source(class: Class, is_v4: bool) -> IpAddr {
 /// One probe of every class to everything that a story may tell of.
 fn probes(ports: &[u16], protocols: &[Protocol], destinations: [&str; 2]) -> Vec<Probe> {
     let mut all = Vec::new();
-    for (from, protocol) in Class::ALL.into_iter().flat_map(|from| protocols.iter().map(move |one| (from, *one))) {
+    for (from, protocol) in
+        Class::ALL.into_iter().flat_map(|from| protocols.iter().map(move |one| (from, *one)))
+    {
         for (ip, port) in destinations.into_iter().flat_map(|ip| ports.iter().map(move |port| (ip, *port))) {
             let to = SocketAddr::new(ip.parse().unwrap(), port);
             let source = SocketAddr::new(source(from, to.is_ipv4()), 4000);
@@ -138,12 +140,13 @@ fn a_probe_tells_what_was_done_with_it() {
         is_here: true,
     });
     for addresses in [SERVICE, OWN] {
-        scene.check(&probes(&[82], &protocols, addresses), |_| Fate::Answered(Answer::PortUnreachable));
+        scene.check(&probes(&[82], &protocols, addresses), |_| Fate::Refused(Refusal::PortUnreachable));
         scene.check(&probes(&[83], &protocols, addresses), |_| Fate::Dropped);
-        scene.check(&probes(&[85], &[Protocol::Tcp], addresses), |_| Fate::Answered(Answer::Reset));
+        scene.check(&probes(&[85], &[Protocol::Tcp], addresses), |_| Fate::Refused(Refusal::Reset));
     }
-    let echo: Vec<Probe> = probes(&[0], &[Protocol::Icmp], [SERVICE[0], SERVICE[0]]).into_iter().step_by(2).collect();
-    scene.check(&echo, |_| Fate::Answered(Answer::PortUnreachable));
+    let echo: Vec<Probe> =
+        probes(&[0], &[Protocol::Icmp], [SERVICE[0], SERVICE[0]]).into_iter().step_by(2).collect();
+    scene.check(&echo, |_| Fate::Refused(Refusal::PortUnreachable));
 }
 
 #[test]
