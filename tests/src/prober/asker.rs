@@ -121,6 +121,16 @@ fn endpoint(fate: &Fate) -> Option<SocketAddr> {
 }
 
 impl Answer {
+    /// Where flows go, if they are forwarded.
+    pub fn endpoints(&self) -> Option<&BTreeSet<SocketAddr>> {
+        match self {
+            Self::Forward { endpoints, source: _, to_itself: _ } => Some(endpoints),
+            Self::Reject | Self::Refuse(_) | Self::Drop | Self::Pass(_) | Self::Deliver | Self::Mixed(_) => {
+                None
+            }
+        }
+    }
+
     fn of(facts: &[(Probe, Fate)]) -> Self {
         let each: Vec<Self> = facts.iter().map(|(probe, fate)| Self::of_one(probe, *fate)).collect();
         let joined = each.into_iter().map(Some).reduce(|one, other| join(one?, other?)).flatten();

@@ -9,6 +9,7 @@
 //! At the far ends nobody lives: packets are put in there with any source, and whatever comes out is looked at and
 //! forgotten. The node's neighbours are permanent, so that no packet waits for one.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Crossroads {
     beyond: Cable,
     mouth: Mouth,
     ears: Ears,
+    /// The node's addresses.
+    addresses: BTreeSet<IpAddr>,
     /// Number of the next probe.
     next: u32,
     /// How many ports have been given away.
@@ -86,8 +89,10 @@ impl Crossroads {
         let [pods, outside, beyond] = ways.map(|(near, far)| lay(node, near, far));
         prepare(node, layout)?;
         let (mouth, ears) = node.netns().run(|| Ok((Mouth::open()?, Ears::open()?)))?;
-        let node = node.clone();
-        Ok(Self { node, pods: pods?, outside: outside?, beyond: beyond?, mouth, ears, next: FIRST, ports: 0 })
+        let mut addresses: BTreeSet<IpAddr> = layout.addresses.iter().copied().collect();
+        addresses.extend([IpAddr::V4(node.v4()), IpAddr::V6(node.v6())]);
+        let (node, pods, outside, beyond) = (node.clone(), pods?, outside?, beyond?);
+        Ok(Self { node, pods, outside, beyond, mouth, ears, addresses, next: FIRST, ports: 0 })
     }
 
     /// The node in the middle.
@@ -95,14 +100,22 @@ impl Crossroads {
         &self.node
     }
 
-    /// Adds an address to the node.
-    pub fn add_address(&self, ip: IpAddr) -> Result<()> {
+    /// Adds an address to the node, if it is not there.
+    pub fn add_address(&mut self, ip: IpAddr) -> Result<()> {
+        if !self.addresses.insert(ip) {
+            return Ok(());
+        }
         batch(self.node.netns(), &add(ip))
     }
 
-    /// Takes an address away.
-    pub fn remove_address(&self, ip: IpAddr) -> Result<()> {
-        batch(self.node.netns(), &format!("addr del {ip}/{} dev lo\n", width(ip)))
+    /// Calls the link to the pods by another name.
+    pub fn rename_pod_link(&self, before: &str, name: &str) -> Result<()> {
+        batch(
+            self.node.netns(),
+            &format!(
+                "link set dev {before} down\nlink set dev {before} name {name}\nlink set dev {name} up\n"
+            ),
+        )
     }
 
     /// A source port that no probe has had for a long time.
@@ -119,7 +132,7 @@ impl Crossroads {
         let first = self.next;
         self.next = first.wrapping_add(u32::try_from(all.len())?);
         let mut seen = vec![Seen::default(); all.len()];
-        self.read(first, &mut Vec::new())?;
+        self.read(first, &mut [])?;
         for (at, handful) in all.chunks(HANDFUL).enumerate() {
             for (probe, number) in handful.iter().zip(first + u32::try_from(at * HANDFUL)?..) {
                 self.put(probe, number).with_context(|| format!("with {probe:?}"))?;
@@ -145,7 +158,7 @@ impl Crossroads {
         all
     }
 
-    fn until_quiet(&self, first: u32, all: &[Probe], seen: &mut Vec<Seen>) -> Result<()> {
+    fn until_quiet(&self, first: u32, all: &[Probe], seen: &mut [Seen]) -> Result<()> {
         let count = all.len() - Class::ALL.len() * NOBODY.len();
         wait::until("probes that are nobody's business to pass", PATIENCE, || {
             self.read(first, seen)?;
@@ -174,7 +187,7 @@ impl Crossroads {
 
     /// Reads what has come. What does not belong to these probes is thrown away. The node's own ears come last: an
     /// answer that is seen at a far end has been caused before.
-    fn read(&self, first: u32, seen: &mut Vec<Seen>) -> Result<()> {
+    fn read(&self, first: u32, seen: &mut [Seen]) -> Result<()> {
         let mut all = Vec::new();
         for cable in [&self.pods, &self.outside, &self.beyond] {
             cable.read(|sighting| all.push((sighting, false)))?;

@@ -135,10 +135,13 @@ fn read_v6(socket: &OwnedFd, protocol: IpNumber) -> Result<Option<Option<Sightin
     let message =
         recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut beside), MsgFlags::MSG_DONTWAIT);
     let Some(message) = received(message)? else { return Ok(None) };
-    let to = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::Ipv6PacketInfo(info) => Some(Ipv6Addr::from(info.ipi6_addr.s6_addr)),
-        _ => None,
-    });
+    // There is one, of the kind that was asked for.
+    let mut to = None;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::Ipv6PacketInfo(info) = part {
+            to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr));
+        }
+    }
     let (source, length) = (message.address.map(|address| address.ip()), message.bytes);
     let (Some(source), Some(to)) = (source, to) else { return Ok(Some(None)) };
     Ok(Some(of_transport(source.into(), to.into(), protocol, &transport[..length])))

@@ -4,8 +4,12 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
-use lab::prober::{Class, Crossroads, Fate, Layout, MASQUERADE_V4, MASQUERADE_V6, Probe, Protocol, Refusal};
+use lab::prober::{
+    Class, Crossroads, Fate, Layout, MASQUERADE_V4, MASQUERADE_V6, Outlook, Plan, Pods, Probe, Protocol,
+    Refusal, claims, contradictions,
+};
 use lab::{Lab, Node};
+use serde_json::{Value, json};
 
 /// What every kind of dataplane may do, each at a port of its own.
 const RULES: &str = "
@@ -47,10 +51,100 @@ const RULES: &str = "
     }
 ";
 
-fn rules(node: &Node) {
+/// A Service with four ports: for all, for some, for nobody, and for nobody here.
+const SERVICE_RULES: &str = "
+    table ip by-hand {
+        chain before {
+            type nat hook prerouting priority -100
+            jump services
+        }
+        chain own {
+            type nat hook output priority -100
+            jump services
+        }
+        chain services {
+            ip daddr 203.0.113.5 tcp dport 80 dnat to numgen random mod 2 map { 0: 10.1.0.5 . 8080, 1: 10.1.0.6 . 8080 }
+            ip daddr 203.0.113.5 tcp dport 81 ip saddr != 100.65.0.0/16 drop
+            ip daddr 203.0.113.5 tcp dport 81 meta mark set 1 dnat to 10.1.0.7:8080
+            ip daddr 203.0.113.5 tcp dport 82 reject
+            ip daddr 203.0.113.5 tcp dport 83 drop
+        }
+        chain after {
+            type nat hook postrouting priority 100
+            meta mark 1 masquerade fully-random
+            ct status dnat ip saddr 10.1.0.5 ip daddr 10.1.0.5 masquerade fully-random
+        }
+    }
+";
+
+/// What is true of these rules.
+fn plan() -> Value {
+    let port = |number: u16, ranges: &[&str], flow: Value| {
+        let from = json!({ "pod": flow, "node": flow, "outside": flow });
+        let kind = "LoadBalancer";
+        let address = json!({ "kind": kind, "ip": "203.0.113.5", "port": number, "sourceRanges": ranges, "from": from });
+        json!({ "namespace": "default", "name": "web", "portName": "", "protocol": "TCP", "addresses": [address] })
+    };
+    let forward = |endpoints: &[&str], masquerade: &str| json!({ "action": "forward", "endpoints": endpoints, "masquerade": masquerade });
+    let services = [
+        port(80, &[], forward(&["10.1.0.5:8080", "10.1.0.6:8080"], "hairpin")),
+        port(81, &["100.65.0.0/16"], forward(&["10.1.0.7:8080"], "always")),
+        port(82, &[], json!({ "action": "reject" })),
+        port(83, &[], json!({ "action": "drop" })),
+    ];
+    json!({ "services": services, "serviceCIDRs": [] })
+}
+
+fn contradictions_of(scene: &mut Scene, plan: Value) -> Vec<String> {
+    let plan: Plan = serde_json::from_value(plan).unwrap();
+    let pods = Pods::In(vec!["10.1.0.0/16".parse().unwrap()]);
+    let here = ["10.1.0.5", "10.1.0.7"].map(|ip| ip.parse().unwrap());
+    let mut outlook = Outlook::new(pods, &[OWN[0].parse().unwrap()], here.into());
+    contradictions(&mut scene.roads, &claims(&plan, &mut outlook).unwrap()).unwrap()
+}
+
+#[test]
+fn a_plan_that_is_true_is_not_contradicted_and_every_other_one_is() {
+    let mut scene = Scene::new();
+    load(scene.roads.node(), SERVICE_RULES);
+    assert_eq!(contradictions_of(&mut scene, plan()), Vec::<String>::new());
+    let lies = [
+        ("/services/0/addresses/0/from/pod/endpoints/1", json!("10.1.0.9:8080")),
+        ("/services/0/addresses/0/from/node/endpoints", json!(["10.1.0.5:8080"])),
+        (
+            "/services/0/addresses/0/from/outside/endpoints",
+            json!(["10.1.0.5:8080", "10.1.0.6:8080", "10.1.0.9:8080"]),
+        ),
+        ("/services/0/addresses/0/from/node/masquerade", json!("always")),
+        ("/services/1/addresses/0/from/outside/masquerade", json!("hairpin")),
+        ("/services/1/addresses/0/sourceRanges", json!([])),
+        ("/services/1/addresses/0/sourceRanges", json!(["100.65.0.0/16", "10.1.7.0/24"])),
+        ("/services/2/addresses/0/from/pod", json!({ "action": "drop" })),
+        ("/services/3/addresses/0/from/node", json!({ "action": "reject" })),
+        ("/services/3/addresses/0/from/outside", json!({ "action": "pass" })),
+        ("/services/3/protocol", json!("UDP")),
+        ("/services/2/addresses/0/kind", json!("ClusterIP")),
+    ];
+    for (place, lie) in lies {
+        let mut plan = plan();
+        *plan.pointer_mut(place).unwrap() = lie.clone();
+        assert!(!contradictions_of(&mut scene, plan).is_empty(), "{place} {lie}");
+    }
+}
+
+#[test]
+fn an_endpoint_of_this_node_that_reaches_itself_must_be_masqueraded() {
+    let mut scene = Scene::new();
+    load(scene.roads.node(), &SERVICE_RULES.replace("ct status dnat", "ct status snat"));
+    let wrong = contradictions_of(&mut scene, plan());
+    let [one] = wrong.as_slice() else { panic!("{wrong:#?}") };
+    assert!(one.contains("source to itself kept"), "{one}");
+}
+
+fn load(node: &Node, rules: &str) {
     let mut nft = node.place().command("nft");
     let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(RULES.as_bytes()).unwrap();
+    nft.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(nft.wait().unwrap().success());
 }
 
@@ -122,7 +216,7 @@ fn without_any_rule_probes_pass_or_come_to_the_node() {
 #[test]
 fn a_probe_tells_what_was_done_with_it() {
     let mut scene = Scene::new();
-    rules(scene.roads.node());
+    load(scene.roads.node(), RULES);
     let protocols = Protocol::OF_SERVICES;
     scene.check(&probes(&[80], &protocols, SERVICE), |probe| Fate::Forwarded {
         to: endpoint(probe, "10.1.0.5:8080", "[fd00:1::5]:8080"),
@@ -152,7 +246,7 @@ fn a_probe_tells_what_was_done_with_it() {
 #[test]
 fn a_thousand_probes_are_all_accounted_for() {
     let mut scene = Scene::new();
-    rules(scene.roads.node());
+    load(scene.roads.node(), RULES);
     let ports: Vec<u16> = (0..1000).map(|number| 20_000 + number).collect();
     let template = probes(&[80], &[Protocol::Udp], SERVICE)[0];
     let with = |port: &u16| Probe { source: SocketAddr::new(template.source.ip(), *port), ..template };
