@@ -24,6 +24,7 @@ pub mod prober;
 pub mod process;
 pub mod sandbox;
 pub mod server;
+pub mod story;
 pub mod topology;
 pub mod wait;
 
