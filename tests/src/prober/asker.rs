@@ -63,14 +63,17 @@ pub enum Source {
     Either,
 }
 
-/// Probes for a question about one endpoint, or none.
-const FEW: usize = 6;
 /// How often a question is asked again.
 const ROUNDS: usize = 6;
 
-/// So many probes miss none of so many endpoints, but once in thousands of questions; then they are sent again.
+/// So many probes miss none of so many endpoints, but once in thousands of questions; then they are sent again. Where one
+/// is claimed, a second one shall turn up, too.
 pub(super) fn enough(endpoints: usize) -> usize {
-    if endpoints < 2 { FEW } else { 8 * endpoints + 24 }
+    match endpoints {
+        0 => 6,
+        1 => 16,
+        several => 8 * several + 24,
+    }
 }
 
 /// Asks, and returns the answers in order.

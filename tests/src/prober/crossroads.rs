@@ -75,6 +75,9 @@ const NEAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// Nobody's address on the cable to beyond: what is sent there is seen by a raw socket, and by nothing else.
 const GATE: &str = "02:00:00:00:00:fe";
 
+/// The flag of a route to the node itself, in `/proc/net/ipv6_route`.
+const LOCAL: u32 = 0x8000_0000;
+
 /// So many packets go out before what has come is read.
 const HANDFUL: usize = 256;
 /// How long a flow that is let through may take, on a busy machine.
@@ -105,7 +108,8 @@ impl Crossroads {
         if !self.addresses.insert(ip) {
             return Ok(());
         }
-        batch(self.node.netns(), &add(ip))
+        batch(self.node.netns(), &add(ip))?;
+        in_force(&self.node, &[ip])
     }
 
     /// Calls the link to the pods by another name.
@@ -221,7 +225,31 @@ fn prepare(node: &Node, layout: &Layout<'_>) -> Result<()> {
     );
     lines.extend(layout.addresses.iter().copied().map(add));
     batch(node.netns(), &lines)?;
+    in_force(node, &[layout.addresses, &[MASQUERADE_V6.into(), node.v6().into()]].concat())?;
     node.netns().run(unlimited)
+}
+
+/// An IPv6 address gets its route a moment after it is added, from a work queue of the kernel.
+fn in_force(node: &Node, addresses: &[IpAddr]) -> Result<()> {
+    node.netns().run(|| {
+        wait::until("routes of the node's addresses", PATIENCE, || {
+            let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route")?;
+            for ip in addresses {
+                let is_there = match ip {
+                    IpAddr::V4(_) => true,
+                    IpAddr::V6(ip) => routes.lines().any(|line| leads_here(line, *ip)),
+                };
+                ensure!(is_there, "{ip} has no route");
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Whether a line of the kernel's table, of which the last two words are flags and link, is the local route of an address.
+fn leads_here(line: &str, ip: Ipv6Addr) -> bool {
+    let flags = line.split_whitespace().rev().nth(1).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+    line.starts_with(&format!("{:032x} 80 ", ip.to_bits())) && flags.is_some_and(|flags| flags & LOCAL != 0)
 }
 
 /// Not on a cable: there they could be chosen for masquerading.
