@@ -20,9 +20,11 @@ pub mod link;
 pub mod manifest;
 pub mod netns;
 pub mod objects;
+pub mod prober;
 pub mod process;
 pub mod sandbox;
 pub mod server;
+pub mod story;
 pub mod topology;
 pub mod wait;
 

@@ -47,6 +47,25 @@ impl Objects {
         })
     }
 
+    /// The same with the status that is written in some of them: a status is not taken from where its object is written.
+    pub fn apply_with_status(&self, objects: &[Value]) -> Result<()> {
+        let bare = |object: &Value| {
+            let mut object = object.clone();
+            object.as_object_mut().map(|fields| fields.remove("status"));
+            object
+        };
+        self.apply(&objects.iter().map(bare).collect::<Vec<_>>())?;
+        self.run(async |client| {
+            for object in objects.iter().filter(|object| object.get("status").is_some()) {
+                let (api, name) = door(&client, object)?;
+                let piece = Patch::Merge(json!({ "status": object["status"] }));
+                let done = api.patch_status(&name, &PatchParams::default(), &piece).await;
+                done.with_context(|| format!("could not set the status of {object:#}"))?;
+            }
+            Ok(())
+        })
+    }
+
     /// The documents of a file, applied.
     pub fn apply_file(&self, path: &std::path::Path) -> Result<()> {
         let text =

@@ -2,9 +2,12 @@
 
 mod access;
 mod arrive;
+mod dataplanes;
 mod differential;
+mod generated;
 mod node;
 mod outage;
 mod plane;
 mod pods;
 mod stage;
+mod stories;

@@ -19,6 +19,7 @@ mod ports;
 mod privilege;
 mod restart;
 mod stage;
+mod stories;
 mod two_nodes;
 mod udp;
 mod upgrade;

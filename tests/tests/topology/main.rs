@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails: a panic has a stack")]
 
+mod prober;
+
 use std::io::BufRead as _;
 use std::path::Path;
 use std::time::Duration;

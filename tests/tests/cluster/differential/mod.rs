@@ -3,6 +3,7 @@
 
 mod compare;
 mod health;
+mod packets;
 mod plan;
 mod rival;
 mod ruleset;
@@ -21,10 +22,12 @@ const CHANGES: [&str; 4] =
 fn kube_proxy_and_the_plan_agree_about_every_address_before_and_after_changes() {
     let mut stage = Stage::new().unwrap();
     stage.agree("at first");
+    stage.probe("at first");
     for file in CHANGES {
         let before = stage.tables().unwrap();
         stage.put(file).unwrap();
         stage.agree(file);
+        stage.probe(file);
         assert!(before != stage.tables().unwrap(), "{file} changed nothing");
     }
 }

@@ -78,21 +78,20 @@ pub(super) struct HealthCheck {
     pub(super) local_endpoints: u64,
 }
 
-impl Plan {
-    /// Asks on a node, for that node, with the configuration of its kube-proxy.
-    pub(super) fn ask(node: &Node, kubeconfig: &Path, config: &Path) -> Result<Self> {
-        let mut command = node.place().command(program("SLUICE_BIN", "sluice")?);
-        command.arg("plan").arg("--kubeconfig").arg(kubeconfig).args(["--node", node.name()]);
-        command.arg("--config").arg(config).args(["-o", "json"]);
-        let output = command.output().context("could not run sluice")?;
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "sluice plan failed: {complaint}");
-        Self::read(&output.stdout)
-            .with_context(|| format!("sluice plan did not keep its contract: {complaint}"))
-    }
+/// Asks on a node, for that node, with the configuration of its kube-proxy.
+pub(super) fn document(node: &Node, kubeconfig: &Path, config: &Path) -> Result<Vec<u8>> {
+    let mut command = node.place().command(program("SLUICE_BIN", "sluice")?);
+    command.arg("plan").arg("--kubeconfig").arg(kubeconfig).args(["--node", node.name()]);
+    command.arg("--config").arg(config).args(["-o", "json"]);
+    let output = command.output().context("could not run sluice")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "sluice plan failed: {complaint}");
+    Ok(output.stdout)
+}
 
-    fn read(json: &[u8]) -> Result<Self> {
-        Ok(serde_json::from_slice(json)?)
+impl Plan {
+    pub(super) fn read(json: &[u8]) -> Result<Self> {
+        serde_json::from_slice(json).context("sluice plan did not keep its contract")
     }
 
     /// What it plans for a node.

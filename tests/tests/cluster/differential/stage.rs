@@ -6,24 +6,22 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
-use kube::{Api, Client};
 use lab::Lab;
 use lab::control_plane::ControlPlane;
 use lab::kube_proxy::KubeProxy;
-use lab::link::batch;
 use lab::objects::{Objects, documents};
+use lab::prober::{Crossroads, Layout, Pods};
 use serde_json::{Value, json};
 
 use super::compare::{Difference, differences, not_meant};
-use super::plan::Plan;
+use super::plan::{Plan, document};
 use super::table::Table;
 use super::viewpoint::Viewpoint;
-use super::{health, rival};
+use super::{health, packets, rival};
 use crate::stage::own;
 
 /// Namespace of all objects of the scenario.
-const NAMESPACE: &str = "differential";
+pub(super) const NAMESPACE: &str = "differential";
 /// Files of the scenario, in the order in which they are applied.
 const SCENARIO: [&str; 5] =
     ["nodes.yaml", "cluster.yaml", "endpoints.yaml", "topology.yaml", "external.yaml"];
@@ -38,6 +36,8 @@ struct View {
     further: &'static [&'static str],
     /// What its KubeProxyConfiguration says beyond the names of things.
     configuration: Value,
+    /// What that means for packets: by which addresses pods are known, if by any.
+    pods: &'static [&'static str],
 }
 
 /// The nodes of `nodes.yaml`, in the order in which they get their addresses.
@@ -48,11 +48,12 @@ fn views() -> [View; 6] {
         piece.into_iter().for_each(|(key, value)| whole[key] = value);
         whole
     };
-    let view = |name, further, configuration| View { name, further, configuration };
+    let view = |name, further, configuration, pods| View { name, further, configuration, pods };
+    const PODS: &[&str] = &["10.1.0.0/16", "fd00:1::/32"];
     [
-        view("n1", &[], both.clone()),
-        view("n2", &[], json!({})),
-        view("n3", &[], with(json!({ "nftables": { "masqueradeAll": true } }))),
+        view("n1", &[], both.clone(), PODS),
+        view("n2", &[], json!({}), &[]),
+        view("n3", &[], with(json!({ "nftables": { "masqueradeAll": true } })), PODS),
         view(
             "n4",
             &["10.0.1.4"],
@@ -61,9 +62,15 @@ fn views() -> [View; 6] {
                 "detectLocalMode": "InterfaceNamePrefix",
                 "detectLocal": { "interfaceNamePrefix": "p" },
             }),
+            &[],
         ),
-        view("n5", &["10.0.1.5", "fd00::1:5"], with(json!({ "nodePortAddresses": ["0.0.0.0/0", "::/0"] }))),
-        view("n6", &[], json!({ "detectLocalMode": "NodeCIDR" })),
+        view(
+            "n5",
+            &["10.0.1.5", "fd00::1:5"],
+            with(json!({ "nodePortAddresses": ["0.0.0.0/0", "::/0"] })),
+            PODS,
+        ),
+        view("n6", &[], json!({ "detectLocalMode": "NodeCIDR" }), &["10.1.6.0/24", "fd00:1:6::/64"]),
     ]
 }
 
@@ -80,6 +87,9 @@ pub(super) struct Stage {
 struct Side {
     rival: KubeProxy,
     view: Viewpoint,
+    /// How it tells pods from others.
+    pods: Pods,
+    roads: Crossroads,
 }
 
 impl Stage {
@@ -120,41 +130,56 @@ impl Stage {
         assert!(report.is_empty(), "{when}:\n{report}");
     }
 
+    /// Probes every node with packets, and fails with all that its plan does not say.
+    pub(super) fn probe(&mut self, when: &str) {
+        let mut report = String::new();
+        for side in &mut self.sides {
+            let name = side.rival.node().name().to_owned();
+            let surprises = side.surprises(&self.kubeconfig).expect("packets");
+            let lines: String = surprises.iter().map(|one| format!("  {one}\n")).collect();
+            if !lines.is_empty() {
+                report += &format!("node {name}, {} surprises:\n{lines}", surprises.len());
+            }
+        }
+        assert!(report.is_empty(), "{when}:\n{report}");
+    }
+
     /// Applies one file of this folder, with the status that its objects are written with.
     pub(super) fn put(&self, file: &str) -> Result<()> {
         let objects = documents(&text(file)?).with_context(|| format!("{file} is not YAML"))?;
-        let bare = |object: &Value| {
-            let mut object = object.clone();
-            object.as_object_mut().map(|fields| fields.remove("status"));
-            object
-        };
-        self.objects.apply(&objects.iter().map(bare).collect::<Vec<_>>())?;
-        self.objects.run(async |client| {
-            for object in objects.iter().filter(|object| object.get("status").is_some()) {
-                put_status(&client, object).await.with_context(|| format!("status of {object:#}"))?;
-            }
-            Ok(())
-        })
+        self.objects.apply_with_status(&objects)
     }
 
     fn side(&self, view: &View) -> Result<Side> {
         let node = self.lab.node(view.name)?;
         let further: Vec<IpAddr> = view.further.iter().map(|ip| ip.parse()).collect::<Result<_, _>>()?;
-        let lines = further.iter().map(|ip| format!("addr add {ip} dev wire\n"));
-        batch(node.netns(), &lines.collect::<String>())?;
+        let roads = Crossroads::around(&node, &Layout { addresses: &further, pod_link: "p9" })?;
         let kubeconfig = std::fs::read_to_string(&self.kubeconfig)?;
         let rival = KubeProxy::start(&node, &kubeconfig, &view.configuration)?;
-        Ok(Side { rival, view: Viewpoint::of(&node, &further) })
+        let ranges = view.pods.iter().map(|range| range.parse()).collect::<Result<Vec<_>, _>>()?;
+        let pods = if ranges.is_empty() { Pods::Anywhere } else { Pods::In(ranges) };
+        Ok(Side { rival, view: Viewpoint::of(&node, &further), pods, roads })
     }
 }
 
 impl Side {
     fn differences(&mut self, kubeconfig: &Path) -> Result<Vec<Difference>> {
         self.rival.settled()?;
-        let plan = Plan::ask(self.rival.node(), kubeconfig, self.rival.config())?;
+        let plan = Plan::read(&self.document(kubeconfig)?)?;
         let mut all = differences(&rival::table(&self.rival, &self.view)?, &plan.table(&self.view)?);
         all.extend(health::differences(&self.rival, &self.view, &plan)?);
         Ok(not_meant(all))
+    }
+
+    /// What packets find that the plan does not say.
+    fn surprises(&mut self, kubeconfig: &Path) -> Result<Vec<String>> {
+        let plan = serde_json::from_slice(&self.document(kubeconfig)?)?;
+        let table = rival::table(&self.rival, &self.view)?;
+        packets::surprises(&mut self.roads, &plan, &self.view, &self.pods, &table)
+    }
+
+    fn document(&self, kubeconfig: &Path) -> Result<Vec<u8>> {
+        document(self.rival.node(), kubeconfig, self.rival.config())
     }
 }
 
@@ -162,20 +187,6 @@ impl Side {
 fn text(file: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/differential").join(file);
     std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
-}
-
-/// A status is not taken from where the object is written.
-async fn put_status(client: &Client, object: &Value) -> Result<()> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let kind = GroupVersionKind::gvk("", "v1", &text(&object["kind"]));
-    let resource = ApiResource::from_gvk(&kind);
-    let api: Api<DynamicObject> = match object["metadata"]["namespace"].as_str() {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let piece = Patch::Merge(json!({ "status": object["status"] }));
-    api.patch_status(&text(&object["metadata"]["name"]), &PatchParams::default(), &piece).await?;
-    Ok(())
 }
 
 /// Asks until the answer is empty or the time is up, but at least once, and returns the last answer.
