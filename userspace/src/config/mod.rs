@@ -95,7 +95,7 @@ pub struct Run {
     /// Folder of Service and EndpointSlice manifests to follow instead of an API server
     #[arg(long, value_name = "DIR", env = "SLUICE_SOURCE")]
     pub source: Option<PathBuf>,
-    /// Cgroup whose processes are served [default: the root of the mounted cgroup v2 tree]
+    /// Cgroup whose processes eBPF serves [default: the root of the mounted cgroup v2 tree]
     #[arg(long, value_name = "DIR", env = "SLUICE_CGROUP")]
     pub cgroup: Option<PathBuf>,
     /// Where programs and maps are pinned.
@@ -387,13 +387,18 @@ fn run_or_instead(run: Run, own: Vec<Own>, mut complaints: Vec<String>) -> Resul
     }
     complaints.extend(contradictions(&run, &own));
     let settled = match effective(run.config.as_deref(), &run.flags) {
-        Ok(settled) if complaints.is_empty() => Box::new(settled),
-        Ok(_) => return Err(Refused::Wrong(complaints)),
+        Ok(settled) => {
+            complaints.extend(one_bit_for_both(&run, &own, &settled));
+            Box::new(settled)
+        }
         Err(more) => {
             complaints.extend(more);
             return Err(Refused::Wrong(complaints));
         }
     };
+    if !complaints.is_empty() {
+        return Err(Refused::Wrong(complaints));
+    }
     let Instead { print_config, output, write_config_to, cleanup, init_only, version: _ } =
         run.instead.clone();
     Ok(match (print_config, write_config_to, cleanup, init_only) {
@@ -475,6 +480,20 @@ fn contradictions(run: &Run, own: &[Own]) -> Vec<String> {
         );
     }
     wrong
+}
+
+/// A packet that asks for masquerading must not keep away from connection tracking, which does it.
+fn one_bit_for_both(run: &Run, own: &[Own], settled: &Effective) -> Option<String> {
+    let flag = "--notrack-mark-bit";
+    let field = settled.fields.mode.masquerade_bit();
+    let from = settled.fields.entries.get(field)?.origin;
+    let origin = own.iter().find(|own| own.flag == flag).map_or("default", |own| &own.origin);
+    let bit = run.notrack_mark_bit;
+    (bit == settled.masquerade_bit).then(|| {
+        format!(
+            "{field} ({from}) and {flag} ({origin}) are both {bit}: each needs a bit of the mark for itself"
+        )
+    })
 }
 
 /// Where the operator wrote a value: in the flag, or in the variable that stands for it.

@@ -49,6 +49,56 @@ fn two_sources_are_refused() {
     check("run --source / --kubeconfig /proc/self/status", &["exclude each other"]);
 }
 
+#[test]
+fn a_daemon_that_nobody_would_serve_for_is_refused() {
+    check(
+        "run --dataplane=nftables --nftables=drain-only",
+        &["--dataplane=nftables and --nftables=drain-only exclude each other"],
+    );
+    for line in [
+        "run --dataplane=nftables --nftables=always",
+        "run --dataplane=ebpf --nftables=drain-only",
+        "run --nftables=drain-only",
+    ] {
+        check(line, &[]);
+    }
+}
+
+#[test]
+fn marks_that_share_a_bit_are_refused() {
+    let (iptables, nftables) = ("iptables.masqueradeBit", "nftables.masqueradeBit");
+    for (line, field, from, flag, bit) in [
+        ("run --notrack-mark-bit 14", iptables, "default", "flag --notrack-mark-bit", 14),
+        (
+            "run --proxy-mode nftables --notrack-mark-bit 14",
+            nftables,
+            "default",
+            "flag --notrack-mark-bit",
+            14,
+        ),
+        ("run --iptables-masquerade-bit 6", iptables, "flag --iptables-masquerade-bit", "default", 6),
+        (
+            "run --print-config --iptables-masquerade-bit=0 --notrack-mark-bit=0",
+            iptables,
+            "flag --iptables-masquerade-bit",
+            "flag --notrack-mark-bit",
+            0,
+        ),
+    ] {
+        let said = format!(
+            "{field} ({from}) and --notrack-mark-bit ({flag}) are both {bit}: each needs a bit of the mark for itself"
+        );
+        assert_eq!(complaints(line), [said], "{line}");
+    }
+    // The field of the other mode asks for nothing.
+    check("run --proxy-mode nftables --iptables-masquerade-bit 6", &[]);
+    check("run --iptables-masquerade-bit 6 --notrack-mark-bit 14", &[]);
+    check(
+        "run --notrack-mark-bit 14 --slots-capacity 1",
+        &["--slots-capacity is 1", "iptables.masqueradeBit (default) and --notrack-mark-bit"],
+    );
+}
+
 /// What is wrong with a command line if these flags' values came from these variables.
 #[track_caller]
 fn from_variables(line: &str, variables: &[(&str, &str)], expected: &[&str]) {

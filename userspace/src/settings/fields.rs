@@ -36,8 +36,6 @@ pub enum Zero {
 pub enum Stance {
     /// It does what it does in kube-proxy; the text says what.
     Honoured(&'static str),
-    /// `sluice plan` decides with it as kube-proxy does, and the dataplane does not carry that out; the text says what.
-    Planned(&'static str),
     /// It is accepted, and the text says what happens instead.
     Instead(&'static str),
 }
@@ -52,9 +50,6 @@ pub struct Flag {
     /// What becomes of it.
     pub stance: Stance,
 }
-
-/// Said of what is planned only.
-pub const PLANNED: &str = "decided in `sluice plan`, not programmed by this version";
 
 /// The field with this path.
 pub fn find(path: &str) -> Option<&'static Field> {
@@ -88,8 +83,6 @@ const fn exact(
     Field { zero: Zero::Counts, ..field(path, flag, kind, default, stance) }
 }
 
-const NO_IPTABLES: Stance = Stance::Instead("Sluice writes no iptables rules and sets no marks on packets");
-const NO_NFTABLES: Stance = Stance::Instead("Sluice writes no nftables rules and sets no marks on packets");
 const NO_IPVS: Stance = Stance::Instead("Sluice does not use IPVS; endpoints are chosen at random");
 const NO_WINDOWS: Stance = Stance::Instead("Sluice runs on Linux only");
 const PERIOD: Stance = Stance::Instead(
@@ -100,8 +93,11 @@ const SERVER: Stance = Stance::Instead("Sluice does not serve this yet; use `slu
 const CLIENT: Stance =
     Stance::Instead("the client speaks JSON, and lists and watches without a limit of its own");
 const LOGS: Stance = Stance::Instead("Sluice logs to standard error, unbuffered, with one verbosity for all");
-const MASQUERADE: Stance =
-    Stance::Planned("all traffic to ClusterIPs is masqueraded; counts in the section of the active mode");
+const MASQUERADE_ALL: Stance =
+    Stance::Honoured("all traffic to ClusterIPs is masqueraded; counts in the section of the active mode");
+const MASQUERADE_BIT: Stance = Stance::Honoured(
+    "the bit of the packet mark that asks for masquerading; counts in the section of the active mode",
+);
 
 /// All fields, in the order in which they are printed.
 pub const FIELDS: &[Field] = &[
@@ -111,8 +107,8 @@ pub const FIELDS: &[Field] = &[
         Kind::Text,
         "",
         Stance::Instead(
-            "Sluice's own dataplane is used whatever the mode; it decides whose section's masqueradeAll and periods \
-             count, and the default of nodePortAddresses",
+            "Sluice's own dataplane is used whatever the mode; it decides whose section's masqueradeAll, masqueradeBit \
+             and periods count, and the default of nodePortAddresses",
         ),
     ),
     field(
@@ -120,7 +116,7 @@ pub const FIELDS: &[Field] = &[
         "bind-address",
         Kind::Ip,
         "0.0.0.0",
-        Stance::Planned(
+        Stance::Honoured(
             "a specific address stands for the node's own of its family, and makes that family first",
         ),
     ),
@@ -177,7 +173,7 @@ pub const FIELDS: &[Field] = &[
         "cluster-cidr",
         Kind::Text,
         "",
-        Stance::Planned(
+        Stance::Honoured(
             "addresses of pods, one range or one of each family, with detectLocalMode ClusterCIDR",
         ),
     ),
@@ -186,33 +182,34 @@ pub const FIELDS: &[Field] = &[
         "detect-local-mode",
         Kind::Text,
         "",
-        Stance::Planned("how traffic from pods is told; without it ClusterCIDR"),
+        Stance::Honoured("how traffic from pods is told; without it ClusterCIDR"),
     ),
     field(
         "detectLocal.bridgeInterface",
         "pod-bridge-interface",
         Kind::Text,
         "",
-        Stance::Planned("the interface of pods, with detectLocalMode BridgeInterface"),
+        Stance::Honoured("the interface of pods, with detectLocalMode BridgeInterface"),
     ),
     field(
         "detectLocal.interfaceNamePrefix",
         "pod-interface-name-prefix",
         Kind::Text,
         "",
-        Stance::Planned("how names of pods' interfaces begin, with detectLocalMode InterfaceNamePrefix"),
+        Stance::Honoured("how names of pods' interfaces begin, with detectLocalMode InterfaceNamePrefix"),
     ),
     field(
         "nodePortAddresses",
         "nodeport-addresses",
         Kind::List,
         "",
-        Stance::Planned(
-            "addresses meant to accept NodePorts: ranges, primary, localhost, all; mode nftables: primary",
+        Stance::Honoured(
+            "the node's addresses that accept NodePorts: ranges, primary, localhost, all; without it all, in mode \
+             nftables primary",
         ),
     ),
-    field("iptables.masqueradeAll", "masquerade-all", Kind::Bool, "false", MASQUERADE),
-    exact("iptables.masqueradeBit", "iptables-masquerade-bit", Kind::Int, "14", NO_IPTABLES),
+    field("iptables.masqueradeAll", "masquerade-all", Kind::Bool, "false", MASQUERADE_ALL),
+    exact("iptables.masqueradeBit", "iptables-masquerade-bit", Kind::Int, "14", MASQUERADE_BIT),
     exact(
         "iptables.localhostNodePorts",
         "iptables-localhost-nodeports",
@@ -222,8 +219,8 @@ pub const FIELDS: &[Field] = &[
     ),
     field("iptables.syncPeriod", "iptables-sync-period", Kind::Duration, "30s", PERIOD),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Kind::Duration, "1s", PERIOD),
-    field("nftables.masqueradeAll", "", Kind::Bool, "false", MASQUERADE),
-    exact("nftables.masqueradeBit", "", Kind::Int, "14", NO_NFTABLES),
+    field("nftables.masqueradeAll", "", Kind::Bool, "false", MASQUERADE_ALL),
+    exact("nftables.masqueradeBit", "", Kind::Int, "14", MASQUERADE_BIT),
     field("nftables.syncPeriod", "", Kind::Duration, "30s", PERIOD),
     field("nftables.minSyncPeriod", "", Kind::Duration, "1s", PERIOD),
     field("ipvs.syncPeriod", "ipvs-sync-period", Kind::Duration, "30s", NO_IPVS),
@@ -265,7 +262,7 @@ pub const FIELDS: &[Field] = &[
         "feature-gates",
         Kind::Gates,
         "",
-        Stance::Planned("AllowServiceExternalIPs counts; every other gate is accepted and changes nothing"),
+        Stance::Honoured("AllowServiceExternalIPs counts; every other gate is accepted and changes nothing"),
     ),
     field(
         "logging.format",
@@ -349,7 +346,6 @@ mod tests {
     fn said(stance: Stance) -> String {
         match stance {
             Stance::Honoured(what) => format!("**honoured**: {what}"),
-            Stance::Planned(what) => format!("**planned**: {what}"),
             Stance::Instead(what) => format!("accepted: {what}"),
         }
     }

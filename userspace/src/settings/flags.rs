@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use super::fields::{FIELDS, FLAGS, PLANNED, Stance};
+use super::fields::{FIELDS, FLAGS, Stance};
 use super::merge::Flags;
 use super::value::{Kind, Value};
 
@@ -37,7 +37,6 @@ fn sentence(text: &str) -> String {
 fn argument(name: &'static str, kind: Kind, stance: Stance) -> Arg {
     let help = match stance {
         Stance::Honoured(what) => sentence(what),
-        Stance::Planned(what) => format!("{} ({PLANNED})", sentence(what)),
         Stance::Instead(what) => format!("Accepted: {what}"),
     };
     let alias = ALIASES.iter().find(|(of, _)| *of == name).map(|(_, alias)| *alias);

@@ -3,10 +3,10 @@
 
 use ipnet::IpNet;
 
-use super::fields::{FIELDS, FLAGS, Field, PLANNED, Stance};
+use super::fields::{FIELDS, FLAGS, Field, Stance};
 use super::gates;
 use super::merge::{Fields, Flags, Mode, Origin, default};
-use super::value::{self, Kind, Value};
+use super::value::{self, Value};
 use crate::desired::settings::{Detector, NodePortAddress, Settings};
 use crate::model::Family;
 
@@ -29,17 +29,7 @@ pub(super) fn notes(fields: &Fields, flags: &Flags, settings: &Settings) -> Vec<
         }))
         .collect();
     lines.extend(gates_in_vain(fields));
-    lines.extend(external_ips(fields));
-    if settings.node_port_addresses.is_empty() {
-        lines.push(format!("nodePortAddresses is empty: NodePorts on every address of the node: {PLANNED}"));
-    }
-    if (Detector::ClusterCidr { v4: None, v6: None }) == settings.detector {
-        lines.push(
-            "clusterCIDR is empty with detectLocalMode ClusterCIDR: `sluice plan` does not tell traffic from pods from other \
-             traffic"
-                .to_owned(),
-        );
-    }
+    lines.extend(no_pods(settings));
     lines
 }
 
@@ -59,12 +49,10 @@ pub(super) fn warnings(fields: &Fields, settings: &Settings) -> Vec<String> {
 
 fn ignored(field: &Field, fields: &Fields) -> Option<String> {
     let instead = match field.stance {
-        Stance::Honoured(_) => return None,
-        Stance::Planned(_) => PLANNED,
+        Stance::Honoured(_) => of_other_mode(field.path, fields.mode)?,
         Stance::Instead(instead) => instead,
     };
-    // Gates are told one by one.
-    let entry = fields.entries.get(field.path).filter(|_| field.kind != Kind::Gates)?;
+    let entry = fields.entries.get(field.path)?;
     // What a flag of its own did is told with that flag.
     let told = |name| FLAGS.iter().any(|flag| Origin::Flag(flag.name) == name);
     if usual(field, &entry.value) || entry.origin == Origin::Default || told(entry.origin) {
@@ -75,13 +63,22 @@ fn ignored(field: &Field, fields: &Fields) -> Option<String> {
     Some(format!("{}: {shown} ({}): {instead}", field.path, entry.origin))
 }
 
+/// Of a field that has a twin in the section of another mode: why it changes nothing in this one.
+fn of_other_mode(path: &str, mode: Mode) -> Option<&'static str> {
+    match (mode, path) {
+        (Mode::IpTables | Mode::Ipvs, "nftables.masqueradeAll" | "nftables.masqueradeBit") => {
+            Some("it counts in mode nftables only")
+        }
+        (Mode::NfTables, "iptables.masqueradeAll" | "iptables.masqueradeBit") => {
+            Some("it counts in modes iptables and ipvs only")
+        }
+        (Mode::IpTables | Mode::Ipvs | Mode::NfTables, _) => None,
+    }
+}
+
 /// Whether it is what kube-proxy has by itself.
 fn usual(field: &Field, value: &Value) -> bool {
-    let filled = match field.path {
-        "mode" => Mode::IpTables.section(),
-        "detectLocalMode" => "ClusterCIDR",
-        _ => field.default,
-    };
+    let filled = if field.path == "mode" { Mode::IpTables.section() } else { field.default };
     *value == Value::Text(filled.to_owned()) || default(field).value == *value
 }
 
@@ -89,14 +86,18 @@ fn plain(value: &Value) -> String {
     if let Value::Text(text) = value { text.clone() } else { value.to_string() }
 }
 
-/// The one gate with a meaning here, where it is off.
-fn external_ips(fields: &Fields) -> Option<String> {
-    let off = fields.gates().get(gates::EXTERNAL_IPS) == Some(&false);
-    let origin = fields.entries.get("featureGates").map_or(Origin::Default, |entry| entry.origin);
-    off.then(|| format!("featureGates.{}: false ({origin}): {PLANNED}", gates::EXTERNAL_IPS))
+/// What follows where nothing says which traffic is from pods.
+fn no_pods(settings: &Settings) -> Option<String> {
+    let who = if settings.masquerade_all { "everybody" } else { "nobody" };
+    (settings.detector == Detector::ClusterCidr { v4: None, v6: None }).then(|| {
+        format!(
+            "clusterCIDR is empty with detectLocalMode ClusterCIDR: traffic from pods is not told from other traffic: {who} is \
+             masqueraded to ClusterIPs, and pods count as outside under externalTrafficPolicy: Local"
+        )
+    })
 }
 
-/// All gates that are set and known, but one, in one line.
+/// All gates that are set and known, but the one with a meaning here, in one line.
 fn gates_in_vain(fields: &Fields) -> Option<String> {
     let gates = fields.gates();
     let names: Vec<&str> = gates

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Command;
 
-use super::super::fields::PLANNED;
 use super::super::notes::NOT_YET;
 use super::super::{flags, print};
 use super::{Detail, Effective, File, Input, LogFormat, resolve};
@@ -197,6 +196,23 @@ fn the_section_of_the_active_mode_counts() {
         ],
     );
     check("", "nftables: {syncPeriod: 1s, minSyncPeriod: 2s}", "mode", "\"iptables\" default");
+}
+
+#[test]
+fn the_masquerade_bit_is_that_of_the_active_mode() {
+    for (line, body, bit) in [
+        ("", "-", 14),
+        ("--iptables-masquerade-bit 0", "-", 0),
+        ("--proxy-mode ipvs --iptables-masquerade-bit 31", "-", 31),
+        ("--proxy-mode nftables --iptables-masquerade-bit 3", "-", 14),
+        ("", "iptables: {masqueradeBit: 3}\nnftables: {masqueradeBit: 4}", 3),
+        ("", "mode: ipvs\niptables: {masqueradeBit: 3}\nnftables: {masqueradeBit: 4}", 3),
+        ("", "mode: nftables\niptables: {masqueradeBit: 3}\nnftables: {masqueradeBit: 4}", 4),
+        ("", "mode: nftables\nnftables: {masqueradeBit: 0}", 0),
+        ("", KUBEADM, 14),
+    ] {
+        assert_eq!(good(line, body).masquerade_bit, bit, "{line} {body}");
+    }
 }
 
 #[test]
@@ -515,34 +531,69 @@ fn what_has_no_meaning_costs_one_note() {
          detectLocalMode: NodeCIDR\nfeatureGates: {AllowServiceExternalIPs: true}",
     );
     let mode = "mode: nftables (file): Sluice's own dataplane is used whatever the mode; it decides whose section's \
-                masqueradeAll and periods count, and the default of nodePortAddresses";
-    let detect = format!("detectLocalMode: NodeCIDR (file): {PLANNED}");
-    let ports = format!("nodePortAddresses: [\"primary\"] (default of mode nftables): {PLANNED}");
-    assert_eq!(usual.notes, [NOT_YET[0], NOT_YET[1], mode, &detect, &ports]);
+                masqueradeAll, masqueradeBit and periods count, and the default of nodePortAddresses";
+    assert_eq!(usual.notes, [NOT_YET[0], NOT_YET[1], mode]);
 }
 
 #[test]
-fn what_is_planned_only_costs_one_note_where_it_is_set() {
-    for (body, subject) in [
-        ("bindAddress: 10.0.0.1", "bindAddress: 10.0.0.1 (file)"),
-        ("clusterCIDR: 10.0.0.0/8", "clusterCIDR: 10.0.0.0/8 (file)"),
+fn what_is_honoured_costs_no_note() {
+    for body in [
+        "clusterCIDR: 10.0.0.0/8",
+        "clusterCIDR: 10.0.0.0/8\nbindAddress: 10.0.0.1",
+        "detectLocalMode: NodeCIDR",
+        "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+        "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}",
+        "clusterCIDR: 10.0.0.0/8\nnodePortAddresses: [primary]",
+        "clusterCIDR: 10.0.0.0/8\nnodePortAddresses: []",
+        "clusterCIDR: 10.0.0.0/8\niptables: {masqueradeAll: true, masqueradeBit: 3}",
+        "clusterCIDR: 10.0.0.0/8\nfeatureGates: {AllowServiceExternalIPs: false}",
+        "clusterCIDR: 10.0.0.0/8\noomScoreAdj: 5\nlogging: {format: json, verbosity: 3}",
+    ] {
+        assert_eq!(good("", body).notes, NOT_YET, "{body}");
+    }
+}
+
+#[test]
+fn a_masquerade_field_of_another_mode_costs_one_note() {
+    let nftables_only = "it counts in mode nftables only";
+    let others_only = "it counts in modes iptables and ipvs only";
+    for (line, body, subject, why) in [
+        ("", "nftables: {masqueradeBit: 3}", "nftables.masqueradeBit: 3 (file)", nftables_only),
         (
-            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
-            "detectLocal.bridgeInterface: cni0 (file)",
+            "",
+            "mode: ipvs\nnftables: {masqueradeAll: true}",
+            "nftables.masqueradeAll: true (file)",
+            nftables_only,
         ),
-        ("nodePortAddresses: [primary]", "nodePortAddresses: [\"primary\"] (file)"),
-        ("nodePortAddresses: []", "nodePortAddresses is empty: NodePorts on every address of the node"),
-        ("iptables: {masqueradeAll: true}", "iptables.masqueradeAll: true (file)"),
         (
-            "featureGates: {AllowServiceExternalIPs: false}",
-            "featureGates.AllowServiceExternalIPs: false (file)",
+            "",
+            "mode: nftables\niptables: {masqueradeAll: true}",
+            "iptables.masqueradeAll: true (file)",
+            others_only,
+        ),
+        (
+            "--proxy-mode nftables --iptables-masquerade-bit 3",
+            "-",
+            "iptables.masqueradeBit: 3 (flag --iptables-masquerade-bit)",
+            others_only,
         ),
     ] {
-        told("", body, &[], &[&format!("{subject}: {PLANNED}")]);
+        told(line, body, &[], &[&format!("{subject}: {why}")]);
     }
-    let explicit =
-        good("", "detectLocalMode: ClusterCIDR\nclusterCIDR: 10.0.0.0/8\nnodePortAddresses: [all]");
-    assert!(!explicit.notes.iter().any(|note| note.contains("detectLocalMode")), "{:#?}", explicit.notes);
+    let active = good("", "mode: nftables\nnftables: {masqueradeAll: true, masqueradeBit: 3}");
+    assert!(!active.notes.iter().any(|note| note.contains("it counts in")), "{:#?}", active.notes);
+}
+
+#[test]
+fn without_ranges_of_pods_it_is_said_what_follows() {
+    let note = |who: &str| {
+        format!(
+            "clusterCIDR is empty with detectLocalMode ClusterCIDR: traffic from pods is not told from other traffic: {who} \
+             is masqueraded to ClusterIPs, and pods count as outside under externalTrafficPolicy: Local"
+        )
+    };
+    assert_eq!(good("", "-").notes, [NOT_YET[0], NOT_YET[1], &note("nobody")]);
+    assert_eq!(good("--masquerade-all", "-").notes, [NOT_YET[0], NOT_YET[1], &note("everybody")]);
 }
 
 #[test]
@@ -594,15 +645,7 @@ fn the_file_that_kubeadm_writes_is_taken_as_it_is() {
     for text in [KUBEADM.to_owned(), KUBEADM.replace("mode: \"\"", "mode: iptables")] {
         let effective = good("--hostname-override=n1", &text);
         assert_eq!(effective.warnings, Vec::<String>::new());
-        assert_eq!(
-            effective.notes,
-            [
-                NOT_YET[0],
-                NOT_YET[1],
-                &format!("clusterCIDR: 10.244.0.0/16 (file): {PLANNED}"),
-                &format!("nodePortAddresses is empty: NodePorts on every address of the node: {PLANNED}"),
-            ]
-        );
+        assert_eq!(effective.notes, NOT_YET);
         assert_eq!(effective.node, "n1");
         assert_eq!(effective.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
         assert_eq!(effective.oom_score_adj, -999);
