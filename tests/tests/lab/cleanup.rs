@@ -1,6 +1,9 @@
 //! `sluice cleanup` removes all that was ever installed.
 
-use lab::Protocol;
+use std::time::Duration;
+
+use anyhow::ensure;
+use lab::{Protocol, wait};
 
 use crate::stage::{Stage, WEB4, WEB6};
 
@@ -18,8 +21,13 @@ fn cleanup_removes_every_pin_and_service_addresses_stop_answering() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!stage.node.pin_dir().exists(), "no pin is left");
     for (protocol, to) in [(Protocol::Tcp, WEB4), (Protocol::Udp, WEB6)] {
-        let answer = stage.client.call(protocol, to).unwrap();
-        assert!(!answer.ok && answer.error != "ECONNREFUSED", "not translated any more: {answer:?}");
+        // The kernel lets programs go a moment after their pins.
+        wait::until("the end of translation", Duration::from_secs(10), || {
+            let answer = stage.client.call(protocol, to)?;
+            ensure!(!answer.ok && answer.error != "ECONNREFUSED", "{answer:?}");
+            Ok(())
+        })
+        .unwrap();
     }
 
     let again = stage.node.sluice(&["cleanup"]).unwrap();

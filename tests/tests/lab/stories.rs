@@ -15,8 +15,9 @@ struct Sluice {
     daemon: Option<Daemon>,
 }
 
-/// How the daemon is told to serve packets.
-const DATAPLANE: [&str; 1] = ["--dataplane=nftables"];
+/// Stories that cannot be held against a plan that is made anew at each look, and why.
+const OTHERWISE: [(&str, &str); 1] =
+    [("node-unknown-or-gone", "the daemon remembers the Node that is gone, and a plan never knew it")];
 
 impl Sluice {
     fn new(lab: &Lab) -> Result<Self> {
@@ -33,7 +34,7 @@ impl Dataplane for Sluice {
         // What the one before has installed stays, as at any restart.
         drop(self.daemon.take());
         let config = config.to_str().context("a file with an odd name")?;
-        let settings = Settings::folder(self.manifests.folder()).with(&DATAPLANE).with(&["--config", config]);
+        let settings = Settings::folder(self.manifests.folder()).with(&["--config", config]);
         self.daemon = Some(node.daemon(settings)?);
         Ok(())
     }
@@ -76,7 +77,9 @@ fn file(object: &Value) -> String {
 /// Tells every story whose place in the list is this one, of so many places.
 fn tell(place: usize, places: usize) {
     let mut report = String::new();
-    for story in Story::all().unwrap().iter().skip(place).step_by(places) {
+    let all = Story::all().unwrap();
+    let told = all.iter().filter(|story| OTHERWISE.iter().all(|(name, _)| *name != story.name));
+    for story in told.skip(place).step_by(places) {
         let lab = Lab::new().unwrap();
         let sluice = Sluice::new(&lab).unwrap();
         let mut scene = Scene::new(&lab, Box::new(sluice));
@@ -90,25 +93,21 @@ fn tell(place: usize, places: usize) {
 }
 
 #[test]
-#[ignore = "the nftables dataplane is not there yet"]
 fn packets_find_what_every_story_tells_first_part() {
     tell(0, 4);
 }
 
 #[test]
-#[ignore = "the nftables dataplane is not there yet"]
 fn packets_find_what_every_story_tells_second_part() {
     tell(1, 4);
 }
 
 #[test]
-#[ignore = "the nftables dataplane is not there yet"]
 fn packets_find_what_every_story_tells_third_part() {
     tell(2, 4);
 }
 
 #[test]
-#[ignore = "the nftables dataplane is not there yet"]
 fn packets_find_what_every_story_tells_fourth_part() {
     tell(3, 4);
 }

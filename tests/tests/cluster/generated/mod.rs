@@ -98,7 +98,6 @@ fn packets_find_with_kube_proxy_what_the_plan_says_of_generated_clusters() {
 }
 
 #[test]
-#[ignore = "the nftables dataplane is not there yet"]
 fn packets_find_with_the_daemon_what_the_plan_says_of_generated_clusters() {
     tell(|plane, lab| Box::new(Sluice::new(plane, lab).expect("the daemon")));
 }
