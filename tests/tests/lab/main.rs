@@ -16,6 +16,7 @@ mod plan;
 mod policy;
 mod ports;
 mod privilege;
+mod probe;
 mod restart;
 mod stage;
 mod two_nodes;

@@ -110,6 +110,7 @@ fn a_good_command_line_has_no_complaints() {
         "run --oom-score-adj=-0x3e7 --conntrack-min 131_072",
         "run --feature-gates=AllAlpha=true,AllBeta=false --cluster-cidr= --init-only=false",
         "status -o json",
+        "probe --dataplane ebpf --nftables drain-only -o yaml",
     ] {
         check(line, &[]);
     }
@@ -124,7 +125,7 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::InitOnly) => "init",
         Ok(Task::Cleanup(_)) => "cleanup",
         Ok(Task::Plan(..)) => "plan",
-        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_)) => "show",
+        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Probe(_)) => "show",
         Err(Refused::Asked(_)) => "asked",
         Err(Refused::Wrong(_)) => "wrong",
     };

@@ -9,12 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::table::table;
 use super::{Output, print, print_json, print_yaml};
-use crate::backend::Report;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
 use crate::backend::nft;
+use crate::backend::{Report, chain};
 use crate::model::Problem;
-use crate::reconcile::chain;
 
 /// How long the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::backend::{Applied, Backend, BackendError, Wanted};
+use crate::backend::{Applied, Backend, BackendError, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
@@ -356,17 +356,6 @@ fn tells_problems(change: &Change) -> bool {
         }
         Change::Deleted(_) | Change::Begin(_) | Change::End(_) | Change::Partial(_) => false,
     }
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

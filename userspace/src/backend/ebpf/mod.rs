@@ -9,6 +9,7 @@ mod links;
 mod load;
 mod magic;
 mod pins;
+mod probe;
 mod read;
 #[cfg(test)]
 mod sample;
@@ -37,6 +38,7 @@ use self::links::{Cgroup, Links};
 pub use self::links::{HOOKS, HookState};
 pub use self::load::Capacity;
 pub use self::pins::Pins;
+pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
