@@ -231,7 +231,8 @@ fn chains(address: IpAddr) -> Vec<Chain> {
         chains.extend(leads_to);
         next += 1;
     }
-    chains.sort_by_key(Chain::depth);
+    chains.sort();
     chains.dedup();
+    chains.sort_by_key(Chain::depth);
     chains
 }
