@@ -142,6 +142,19 @@ impl Node {
         command.output().context("could not run sluice")
     }
 
+    /// What `sluice probe` says on the node, and whether it says that a dataplane can run. Capabilities as for
+    /// [`Settings`].
+    pub fn probe(&self, capabilities: Option<Vec<u8>>, arguments: &[&str]) -> Result<(bool, Value)> {
+        let mut command = self.place().command(sluice()?);
+        command.args(["probe", "-o", "json"]).args(arguments);
+        command.arg("--cgroup").arg(self.cgroup().path()).arg("--pin-dir").arg(self.pin_dir());
+        if let Some(kept) = capabilities {
+            keep_only(&mut command, kept);
+        }
+        let output = command.output().context("could not run sluice probe")?;
+        Ok((output.status.success(), parse(&output)?))
+    }
+
     /// Runs `sluice plan ...` on the node, as somebody who may do nothing.
     pub fn plan(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.place().command(sluice()?);

@@ -5,7 +5,6 @@
 //! kernel, and prints.
 
 pub mod backend;
-mod causes;
 pub mod config;
 pub mod desired;
 pub mod dry_run;

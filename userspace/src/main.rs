@@ -58,6 +58,10 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
         Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
         Task::Plan(flags, effective) => return plan(&flags, *effective),
+        Task::Probe(flags) => {
+            let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;
+            return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Task::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -25,10 +25,20 @@ const NEEDED: [Capability; 3] = [
 /// Includes CAP_BPF and CAP_PERFMON (kernel commits 2c78ee898d8f and 980737282232).
 const SYS_ADMIN: u32 = 21;
 
+/// Each capability that is needed for anything: its name, what for, and whether this process has it.
+pub fn needed() -> Vec<(&'static str, &'static str, bool)> {
+    let set = own();
+    NEEDED.iter().map(|capability| (capability.name, capability.why, capability.is_in(set))).collect()
+}
+
+/// Whether this process may mount file systems.
+pub fn may_mount() -> bool {
+    own() & (1 << SYS_ADMIN) != 0
+}
+
 /// One sentence for each capability that this process lacks; empty if it has all.
 pub fn missing() -> Vec<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    effective(&status).map(missing_in).unwrap_or_default()
+    missing_in(own())
 }
 
 /// The same for a daemon that may do without eBPF.
@@ -45,6 +55,19 @@ pub fn set_oom_score(score: i32) -> io::Result<()> {
     fs::write(FILE, score.to_string())
 }
 
+impl Capability {
+    fn is_in(&self, set: u64) -> bool {
+        let has = |bit: u32| set & (1 << bit) != 0;
+        has(self.bit) || ([BPF, PERFMON].contains(&self.bit) && has(SYS_ADMIN))
+    }
+}
+
+/// What this process may do; everything, if that cannot be told: the kernel will say.
+fn own() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    effective(&status).unwrap_or(u64::MAX)
+}
+
 /// The effective set, from /proc/self/status.
 fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
@@ -52,19 +75,13 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 fn missing_in(set: u64) -> Vec<String> {
-    let has = |bit: u32| set & (1 << bit) != 0;
     let sentence = |capability: &Capability| {
         let Capability { bit: _, name, why } = capability;
         format!(
             "{name} is missing: it is needed {why}; run as root, or add it (securityContext.capabilities.add)"
         )
     };
-    let included = |bit: u32| [BPF, PERFMON].contains(&bit) && has(SYS_ADMIN);
-    NEEDED
-        .iter()
-        .filter(|capability| !has(capability.bit) && !included(capability.bit))
-        .map(sentence)
-        .collect()
+    NEEDED.iter().filter(|capability| !capability.is_in(set)).map(sentence).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod plan;
 mod policy;
 mod ports;
 mod privilege;
+mod probe;
 mod restart;
 mod stage;
 mod stories;

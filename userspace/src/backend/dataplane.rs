@@ -10,8 +10,7 @@ use tracing::{info, warn};
 
 use super::ebpf::{self, Ebpf};
 use super::nft::{Marks, Nft};
-use super::{Applied, Backend, BackendError, Report, Wanted};
-use crate::causes::chain;
+use super::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
 
@@ -19,6 +18,9 @@ use crate::model::{Problem, ServiceName, ServicePortName};
 const PATIENCE: u32 = 3;
 /// Wait before eBPF is tried again: doubled each time, up to the second figure.
 const RETRY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// Why eBPF is not used where nobody wants it.
+const NOT_ASKED: &str = "--dataplane=nftables";
 
 /// Which dataplane the operator wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +69,53 @@ pub struct Running {
     pub reason: String,
 }
 
+/// Whether a daemon can do what was asked for where these work.
+const fn can_run(choice: Choice, ebpf: bool, nft: bool) -> bool {
+    match choice {
+        Choice::Auto => ebpf || nft,
+        Choice::Ebpf => ebpf,
+        Choice::Nftables => nft,
+    }
+}
+
+/// What works, and why; of what does not work, why not.
+fn running(choice: Choice, floor: Floor, ebpf: Result<(), &str>, nft: Result<(), &str>) -> Running {
+    let asked = match choice {
+        Choice::Ebpf => "--dataplane=ebpf",
+        Choice::Auto | Choice::Nftables => "eBPF works here",
+    };
+    let (dataplane, reason) = match (ebpf, nft, floor) {
+        (Ok(()), Ok(()), Floor::Always) => ("ebpf+nftables", asked.to_owned()),
+        (Ok(()), Ok(()), Floor::DrainOnly) => ("ebpf", format!("{asked}, --nftables=drain-only")),
+        (Ok(()), Err(why), _) => ("ebpf", format!("the packet filter cannot be used: {why}")),
+        (Err(why), _, _) if choice == Choice::Nftables => ("nftables", why.to_owned()),
+        (Err(why), _, _) => ("nftables", format!("eBPF cannot be used: {why}")),
+    };
+    Running { dataplane: dataplane.to_owned(), reason }
+}
+
+/// What a daemon would run where these work or do not; why none, if none can.
+pub fn outlook(
+    choice: Choice,
+    floor: Floor,
+    ebpf: Result<(), &str>,
+    nft: Result<(), &str>,
+) -> Result<Running, String> {
+    let ebpf = if choice == Choice::Nftables { Err(NOT_ASKED) } else { ebpf };
+    if can_run(choice, ebpf.is_ok(), nft.is_ok()) {
+        return Ok(running(choice, floor, ebpf, nft));
+    }
+    let ebpf = ebpf.err().filter(|_| choice != Choice::Nftables).map(|why| ("eBPF", why));
+    let nft = nft.err().filter(|_| choice != Choice::Ebpf).map(|why| ("the packet filter", why));
+    if let (Some((_, why)), Some((_, same))) = (ebpf, nft)
+        && why == same
+    {
+        return Err(why.to_owned());
+    }
+    let sentence = |(what, why)| format!("{what} cannot be used: {why}");
+    Err(ebpf.into_iter().chain(nft).map(sentence).collect::<Vec<_>>().join("; "))
+}
+
 /// Both.
 #[derive(Debug)]
 pub struct Dataplane {
@@ -92,14 +141,14 @@ impl Dataplane {
         let nft = match Nft::open(settings.marks, settings.choice != Choice::Nftables) {
             Ok(nft) => Ok(nft),
             Err(error @ (BackendError::FilterBusy | BackendError::Foreign(_))) => return Err(error),
-            Err(error) if settings.choice == Choice::Nftables => return Err(error),
+            Err(error) if !can_run(settings.choice, true, false) => return Err(error),
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "the packet filter cannot be used");
                 Err(chain(&error))
             }
         };
         let mut dataplane = Self {
-            ebpf: Err(Down { why: "--dataplane=nftables".to_owned(), wait: RETRY[0], again: None }),
+            ebpf: Err(Down { why: NOT_ASKED.to_owned(), wait: RETRY[0], again: None }),
             nft,
             behind: None,
             failures: 0,
@@ -114,14 +163,10 @@ impl Dataplane {
     fn open_at_start(&mut self) -> Result<(), BackendError> {
         match self.settings.choice {
             Choice::Nftables => {}
-            Choice::Ebpf => match &self.settings.ebpf {
-                Ok(settings) => self.ebpf = Ok(Ebpf::open(settings)?),
-                Err(why) => return Err(BackendError::NoEbpf(why.clone())),
-            },
-            Choice::Auto => match self.try_ebpf() {
+            choice @ (Choice::Ebpf | Choice::Auto) => match self.try_ebpf() {
                 Ok(ebpf) => self.ebpf = Ok(ebpf),
                 Err(BackendError::Busy(directory)) => return Err(BackendError::Busy(directory)),
-                Err(error) if self.nft.is_err() => return Err(error),
+                Err(error) if !can_run(choice, false, self.nft.is_ok()) => return Err(error),
                 Err(error) => self.down(&error),
             },
         }
@@ -167,26 +212,13 @@ impl Dataplane {
     }
 
     fn running(&self) -> Running {
-        let floor = self.nft.as_ref().is_ok_and(Nft::is_awake);
         if let Some(why) = &self.behind {
-            let reason = format!("{}; the packet filter is behind: {why}", self.why_ebpf());
+            let reason = format!("eBPF works here; the packet filter is behind: {why}");
             return Running { dataplane: "ebpf".to_owned(), reason };
         }
-        let (dataplane, reason) = match (&self.ebpf, &self.nft) {
-            (Ok(_), Ok(_)) if floor => ("ebpf+nftables", self.why_ebpf()),
-            (Ok(_), Ok(_)) => ("ebpf", format!("{}, --nftables=drain-only", self.why_ebpf())),
-            (Ok(_), Err(why)) => ("ebpf", format!("the packet filter cannot be used: {why}")),
-            (Err(down), _) if self.settings.choice == Choice::Nftables => ("nftables", down.why.clone()),
-            (Err(down), _) => ("nftables", format!("eBPF cannot be used: {}", down.why)),
-        };
-        Running { dataplane: dataplane.to_owned(), reason }
-    }
-
-    fn why_ebpf(&self) -> String {
-        match self.settings.choice {
-            Choice::Ebpf => "--dataplane=ebpf".to_owned(),
-            Choice::Auto | Choice::Nftables => "eBPF works here".to_owned(),
-        }
+        let ebpf = self.ebpf.as_ref().map(|_| ()).map_err(|down| &*down.why);
+        let nft = self.nft.as_ref().map(|_| ()).map_err(|why| &**why);
+        running(self.settings.choice, self.settings.floor, ebpf, nft)
     }
 
     /// Gives eBPF another try, and tells it everything.
@@ -346,5 +378,48 @@ impl Backend for Dataplane {
             (Ok(ebpf), _) => ebpf.unserved(name, port),
             (Err(_), _) => Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Choice, Floor, outlook};
+
+    const YES: Result<(), &str> = Ok(());
+    const NO: Result<(), &str> = Err("broken");
+
+    fn check(choice: Choice, floor: Floor, ebpf: Result<(), &str>, nft: Result<(), &str>, expected: &str) {
+        let found = match outlook(choice, floor, ebpf, nft) {
+            Ok(running) => format!("{}: {}", running.dataplane, running.reason),
+            Err(why) => format!("none: {why}"),
+        };
+        assert_eq!(found, expected, "{choice:?} {floor:?} {ebpf:?} {nft:?}");
+    }
+
+    #[test]
+    fn ebpf_runs_where_it_works_and_is_wanted() {
+        use Choice::{Auto, Ebpf, Nftables};
+        use Floor::{Always, DrainOnly};
+        check(Auto, Always, YES, YES, "ebpf+nftables: eBPF works here");
+        check(Auto, DrainOnly, YES, YES, "ebpf: eBPF works here, --nftables=drain-only");
+        check(Auto, Always, YES, NO, "ebpf: the packet filter cannot be used: broken");
+        check(Ebpf, Always, YES, YES, "ebpf+nftables: --dataplane=ebpf");
+        check(Nftables, Always, YES, YES, "nftables: --dataplane=nftables");
+    }
+
+    #[test]
+    fn without_ebpf_nftables_runs_unless_ebpf_must() {
+        use Choice::{Auto, Ebpf};
+        check(Auto, Floor::Always, NO, YES, "nftables: eBPF cannot be used: broken");
+        check(Ebpf, Floor::Always, NO, YES, "none: eBPF cannot be used: broken");
+    }
+
+    #[test]
+    fn why_nothing_can_run_names_only_what_was_asked_for() {
+        use Choice::{Auto, Nftables};
+        let both = "none: eBPF cannot be used: broken; the packet filter cannot be used: gone";
+        check(Auto, Floor::Always, NO, Err("gone"), both);
+        check(Auto, Floor::Always, NO, NO, "none: broken");
+        check(Nftables, Floor::Always, YES, NO, "none: the packet filter cannot be used: broken");
     }
 }

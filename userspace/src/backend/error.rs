@@ -104,3 +104,14 @@ pub enum BackendError {
     #[error("eBPF cannot run here: {0}")]
     NoEbpf(String),
 }
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

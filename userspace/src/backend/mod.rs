@@ -6,10 +6,11 @@ pub mod ebpf;
 mod error;
 pub mod memory;
 pub mod nft;
+pub mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use error::BackendError;
+pub use error::{BackendError, chain};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 

@@ -16,6 +16,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Par
 use crate::backend::dataplane::{Choice, Floor};
 use crate::backend::ebpf::Capacity;
 use crate::backend::nft::NOTRACK_BIT;
+use crate::backend::probe::Place;
 use crate::inspect::Output;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -61,6 +62,8 @@ enum Verb {
     Backends(Listing),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
+    /// Say what this kernel can do and which dataplane would run; changes nothing
+    Probe(Probe),
     /// Remove everything that was ever installed on this node
     Cleanup(PinDir),
 }
@@ -84,6 +87,8 @@ pub enum Task {
     Backends(Listing),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
+    /// Say what can run.
+    Probe(Probe),
     /// Remove everything.
     Cleanup(PinDir),
 }
@@ -226,6 +231,26 @@ pub struct Plan {
     pub output: PlanForm,
 }
 
+/// Flags of `probe`: those of `run` that decide about the dataplane.
+#[derive(Clone, Debug, Args)]
+pub struct Probe {
+    /// As for `run`
+    #[arg(long, value_name = "WHICH", default_value = "auto", env = "SLUICE_DATAPLANE")]
+    pub dataplane: Choice,
+    /// As for `run`
+    #[arg(long, value_name = "WHEN", default_value = "always", env = "SLUICE_NFTABLES")]
+    pub nftables: Floor,
+    /// Cgroup whose processes would be served [default: the root of the mounted cgroup v2 tree]
+    #[arg(long, value_name = "DIR", env = "SLUICE_CGROUP")]
+    pub cgroup: Option<PathBuf>,
+    /// Where programs and maps would be pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+}
+
 /// How to print a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PlanForm {
@@ -341,13 +366,17 @@ fn master(matches: &ArgMatches) -> Option<Own> {
     Some(Own { flag: "--master".to_owned(), value: values, origin: "flag --master".to_owned() })
 }
 
-fn task(verb: Verb, own: Vec<Own>, complaints: Vec<String>) -> Result<Task, Refused> {
+fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, Refused> {
     let task = match verb {
         Verb::Run(run) => return run_or_instead(run, own, complaints),
         Verb::Status(flags) => Task::Status(flags),
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Plan(flags) => return plan(flags, complaints),
+        Verb::Probe(flags) => {
+            complaints.extend(nobody_serves(flags.dataplane, flags.nftables));
+            Task::Probe(flags)
+        }
         Verb::Cleanup(pins) => Task::Cleanup(pins),
     };
     if complaints.is_empty() { Ok(task) } else { Err(Refused::Wrong(complaints)) }
@@ -473,12 +502,7 @@ fn contradictions(run: &Run, own: &[Own]) -> Vec<String> {
             wrong.push(format!("{flag} is {value}, but the smallest map holds {SMALLEST}"));
         }
     }
-    if (run.dataplane, run.nftables) == (Choice::Nftables, Floor::DrainOnly) {
-        wrong.push(
-            "--dataplane=nftables and --nftables=drain-only exclude each other: nobody would serve"
-                .to_owned(),
-        );
-    }
+    wrong.extend(nobody_serves(run.dataplane, run.nftables));
     wrong
 }
 
@@ -493,6 +517,13 @@ fn one_bit_for_both(run: &Run, own: &[Own], settled: &Effective) -> Option<Strin
         format!(
             "{field} ({from}) and {flag} ({origin}) are both {bit}: each needs a bit of the mark for itself"
         )
+    })
+}
+
+fn nobody_serves(dataplane: Choice, nftables: Floor) -> Option<String> {
+    let contradict = (dataplane, nftables) == (Choice::Nftables, Floor::DrainOnly);
+    contradict.then(|| {
+        "--dataplane=nftables and --nftables=drain-only exclude each other: nobody would serve".to_owned()
     })
 }
 
@@ -526,8 +557,20 @@ impl Run {
 
     /// The cgroup to serve: the one given, or the root of the v2 tree.
     pub fn cgroup(&self) -> Option<PathBuf> {
-        self.cgroup.clone().or_else(|| mount_point(&mounts(), "cgroup2"))
+        cgroup(self.cgroup.as_ref())
     }
+}
+
+impl Probe {
+    /// Where eBPF would be installed.
+    pub fn place(&self) -> Place {
+        let must_mount = self.pins.mount_needed().is_some();
+        Place { cgroup: cgroup(self.cgroup.as_ref()), pin_dir: self.pins.path(), must_mount }
+    }
+}
+
+fn cgroup(given: Option<&PathBuf>) -> Option<PathBuf> {
+    given.cloned().or_else(|| mount_point(&mounts(), "cgroup2"))
 }
 
 impl PinDir {

@@ -76,7 +76,7 @@ fn marks_that_share_a_bit_are_refused() {
             "flag --notrack-mark-bit",
             14,
         ),
-        ("run --iptables-masquerade-bit 6", iptables, "flag --iptables-masquerade-bit", "default", 6),
+        ("run --iptables-masquerade-bit 15", iptables, "flag --iptables-masquerade-bit", "default", 15),
         (
             "run --print-config --iptables-masquerade-bit=0 --notrack-mark-bit=0",
             iptables,
@@ -91,8 +91,8 @@ fn marks_that_share_a_bit_are_refused() {
         assert_eq!(complaints(line), [said], "{line}");
     }
     // The field of the other mode asks for nothing.
-    check("run --proxy-mode nftables --iptables-masquerade-bit 6", &[]);
-    check("run --iptables-masquerade-bit 6 --notrack-mark-bit 14", &[]);
+    check("run --proxy-mode nftables --iptables-masquerade-bit 15", &[]);
+    check("run --iptables-masquerade-bit 15 --notrack-mark-bit 14", &[]);
     check(
         "run --notrack-mark-bit 14 --slots-capacity 1",
         &["--slots-capacity is 1", "iptables.masqueradeBit (default) and --notrack-mark-bit"],
@@ -160,6 +160,7 @@ fn a_good_command_line_has_no_complaints() {
         "run --oom-score-adj=-0x3e7 --conntrack-min 131_072",
         "run --feature-gates=AllAlpha=true,AllBeta=false --cluster-cidr= --init-only=false",
         "status -o json",
+        "probe --dataplane ebpf --nftables drain-only -o yaml",
     ] {
         check(line, &[]);
     }
@@ -174,7 +175,7 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::InitOnly) => "init",
         Ok(Task::Cleanup(_)) => "cleanup",
         Ok(Task::Plan(..)) => "plan",
-        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_)) => "show",
+        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Probe(_)) => "show",
         Err(Refused::Asked(_)) => "asked",
         Err(Refused::Wrong(_)) => "wrong",
     };

@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::table::table;
 use super::{Output, print, print_json, print_yaml};
-use crate::backend::Report;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
 use crate::backend::nft;
-use crate::causes::chain;
+use crate::backend::{Report, chain};
 use crate::model::Problem;
 
 /// How long the daemon may take to answer.

@@ -10,8 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::backend::{Applied, Backend, BackendError, Wanted};
-use crate::causes::chain;
+use crate::backend::{Applied, Backend, BackendError, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};

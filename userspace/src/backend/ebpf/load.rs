@@ -33,9 +33,7 @@ pub struct Capacity {
 /// Loads the programs over the set `number`. Maps that are pinned already are used as they are; the others are made,
 /// with this capacity, and pinned.
 pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf, BackendError> {
-    if OBJECT.is_empty() {
-        return Err(BackendError::NoPrograms);
-    }
+    has_programs()?;
     let set = pins.set(number);
     make(&set)?;
     let mut loader = EbpfLoader::new();
@@ -60,6 +58,18 @@ pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf,
             .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
     }
     Ok(object)
+}
+
+/// Whether this build carries programs.
+pub(super) fn has_programs() -> Result<(), BackendError> {
+    if OBJECT.is_empty() { Err(BackendError::NoPrograms) } else { Ok(()) }
+}
+
+/// Makes the maps as small as they can be and without pins: they and the programs go with the value.
+pub(super) fn unpinned() -> Result<Ebpf, BackendError> {
+    has_programs()?;
+    let object = EbpfLoader::new().btf(None).load(OBJECT);
+    object.map_err(|error| BackendError::Object(Box::new(error)))
 }
 
 fn place(loader: &mut EbpfLoader<'_>, directory: &Path, maps: &[&'static str]) {

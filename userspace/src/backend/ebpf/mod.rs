@@ -9,6 +9,7 @@ mod links;
 mod load;
 mod magic;
 mod pins;
+mod probe;
 mod read;
 #[cfg(test)]
 mod sample;
@@ -37,6 +38,7 @@ use self::links::{Cgroup, Links};
 pub use self::links::{HOOKS, HookState};
 pub use self::load::Capacity;
 pub use self::pins::Pins;
+pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
@@ -268,7 +270,8 @@ impl Ebpf {
 /// use eBPF. Refused while one of them runs.
 pub fn release(pin_dir: &Path, everything: bool) -> Result<(), BackendError> {
     let pins = Pins::new(pin_dir);
-    if !pins.is_hooked()? && !(everything && pin_dir.exists()) {
+    let wanted = pins.is_hooked()? || (everything && pin_dir.exists());
+    if !wanted {
         return Ok(());
     }
     let _lock = pins.prepare()?;

@@ -38,13 +38,18 @@ pub(super) fn ensure(socket: &mut Socket, bit: u32) -> Result<(), BackendError> 
     if found.is_some() {
         batch.delete_table(TABLE);
     }
-    batch.add_table(TABLE, &about(bit));
-    batch.add_chain(TABLE, CHAIN, Some(HOOK));
+    make(&mut batch, TABLE, bit);
+    Ok(socket.commit(batch)?)
+}
+
+/// Writes the table, whatever its name.
+pub(super) fn make(batch: &mut Batch, place: Place<'_>, bit: u32) {
+    batch.add_table(place, &about(bit));
+    batch.add_chain(place, CHAIN, Some(HOOK));
     let mut no_map = |_: &[&str]| 0;
     let rule = rule(bit);
     let steps = rule::steps(&rule, &mut Dialect { family: Family::V4, map: &mut no_map });
-    batch.add_rule(TABLE, CHAIN, &steps);
-    Ok(socket.commit(batch)?)
+    batch.add_rule(place, CHAIN, &steps);
 }
 
 /// Removes it; returns its name if it was there.

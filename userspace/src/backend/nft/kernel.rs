@@ -46,6 +46,18 @@ pub(super) fn read_chains(socket: &mut Socket, family: Tables) -> io::Result<Vec
     })
 }
 
+/// Whether a chain has rules: whoever flushes a table leaves chains without any.
+pub(super) fn has_rules(socket: &mut Socket, place: Place<'_>, name: &str) -> io::Result<bool> {
+    let question = request(msg::GETRULE, DUMP, place.family, |w| {
+        w.text(rule::TABLE, place.table);
+        w.text(rule::CHAIN, name);
+    });
+    let rules = socket.collect(&question, |count: &mut usize, answer| {
+        *count += usize::from(answer.text(rule::CHAIN) == Some(name));
+    })?;
+    Ok(rules > 0)
+}
+
 /// The elements that Services have, of all sets of a table.
 pub(super) fn read_elements(
     socket: &mut Socket,

@@ -64,7 +64,8 @@ impl Layout {
         self.rules(batch, table, &name, &chain.rules(&self.context, self.bit));
     }
 
-    fn rules(&self, batch: &mut Batch, table: &str, chain: &str, rules: &[Rule]) {
+    /// Writes rules at the end of a chain.
+    pub(super) fn rules(&self, batch: &mut Batch, table: &str, chain: &str, rules: &[Rule]) {
         let place = self.place(table);
         for rule in rules {
             let mut map = |chains: &[&str]| batch.add_anonymous_map(place, chains);

@@ -11,6 +11,7 @@ mod image;
 mod kernel;
 mod layout;
 mod ledger;
+mod probe;
 mod rule;
 mod sets;
 mod text;
@@ -28,12 +29,14 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use self::chains::Chain;
+use self::chains::fixed::DISPATCH;
 pub use self::describe::Described;
 use self::flows::{Flows, Memory};
 use self::image::Image;
-use self::kernel::{chains_of, read_chains, read_counters, read_elements, read_tables};
+use self::kernel::{chains_of, has_rules, read_chains, read_counters, read_elements, read_tables};
 use self::layout::{Layout, by_set, is_fixed, ranges};
 use self::ledger::{ChainName, Change, Ledger};
+pub use self::probe::probe;
 use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
@@ -54,7 +57,7 @@ const READ_AGAIN: u32 = 2;
 
 /// The bit of the mark that asks connection tracking to leave a packet alone, unless the operator chooses another. See
 /// docs/nftables.md for who uses which.
-pub const NOTRACK_BIT: u32 = 6;
+pub const NOTRACK_BIT: u32 = 15;
 
 /// Bits of the packet mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,7 +375,9 @@ impl Nft {
             let chains = read_chains(&mut self.socket, place.family)
                 .map_err(|source| read("read the chains", source))?;
             let (hooks, plain) = chains_of(&chains, name);
-            if plain.is_empty() {
+            let ruled = has_rules(&mut self.socket, place, DISPATCH)
+                .map_err(|source| read("read the rules", source))?;
+            if plain.is_empty() || !ruled {
                 warn!(table = name, "somebody removed our table; building it anew");
                 self.tables.clear();
                 return Ok(());
@@ -416,7 +421,11 @@ impl Nft {
             read_chains(&mut self.socket, family).map_err(|source| read("read the chains", source))?;
         let about = layout.about();
         let same = |name: &&&str| tables.get(**name).is_some_and(|found| found.as_deref() == Some(&*about));
-        if let Some(name) = NAMES.iter().find(same).filter(|_| !anew) {
+        let found = NAMES.iter().find(same).filter(|_| !anew);
+        if let Some(name) = found
+            && has_rules(&mut self.socket, layout.place(name), DISPATCH)
+                .map_err(|source| read("read the rules", source))?
+        {
             return self.adopt(layout, name, &chains_of(&chains, name));
         }
         let free = |name: &&&str| !tables.contains_key(**name);
@@ -522,7 +531,11 @@ impl Report {
     fn add(&mut self, socket: &mut Socket, family: Family, name: &str) -> Result<(), BackendError> {
         let place = wire::Place { family: rule::tables(family), table: name };
         let chains = read_chains(socket, place.family).map_err(|source| read("read the chains", source))?;
-        let missing = hook_names().difference(&chains_of(&chains, name).0).cloned().collect();
+        let mut missing: Vec<String> =
+            hook_names().difference(&chains_of(&chains, name).0).cloned().collect();
+        if !has_rules(socket, place, DISPATCH).unwrap_or(false) {
+            missing.push("its rules".to_owned());
+        }
         let family = rule::word(family).to_owned();
         self.tables.push(TableReport { family, name: name.to_owned(), missing });
         for (counter, count) in read_counters(socket, place).unwrap_or_default() {

@@ -128,6 +128,11 @@ impl Batch {
     /// The bytes to send, and what each message does.
     pub(crate) fn finish(mut self) -> (Vec<u8>, Vec<Cow<'static, str>>) {
         self.header(BATCH_END, REQUEST, 0, |_| ());
+        self.unfinished()
+    }
+
+    /// The same without the end: the kernel checks every message and then takes all of them back.
+    pub(crate) fn unfinished(self) -> (Vec<u8>, Vec<Cow<'static, str>>) {
         (self.writer.bytes, self.deeds)
     }
 

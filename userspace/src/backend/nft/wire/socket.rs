@@ -70,11 +70,15 @@ impl Socket {
         if batch.is_empty() {
             return Ok(());
         }
-        self.send_batch(batch)
+        self.send_batch(batch.finish())
     }
 
-    fn send_batch(&mut self, batch: Batch) -> Result<(), Refused> {
-        let (mut bytes, deeds) = batch.finish();
+    /// Asks whether the kernel would carry a transaction out. Nothing is ever in force; `nft --check` does the same.
+    pub(crate) fn try_out(&mut self, batch: Batch) -> Result<(), Refused> {
+        self.send_batch(batch.unfinished())
+    }
+
+    fn send_batch(&mut self, (mut bytes, deeds): (Vec<u8>, Vec<Cow<'static, str>>)) -> Result<(), Refused> {
         let whole = |source: io::Error| Refused { deed: "carry out a transaction".into(), source };
         // What a message carries is accounted for when it is sent, all at once.
         let room = bytes.len() * 2 + SEND_EXTRA;
