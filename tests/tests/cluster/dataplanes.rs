@@ -136,8 +136,13 @@ impl Dataplane for Sluice {
     fn start(&mut self, node: &Node, config: &Path) -> Result<()> {
         // What the one before has installed stays, as at any restart.
         drop(self.daemon.take());
+        // The file replaces the flag, so the file must say where the API server is.
+        let mut whole: Value = serde_json::from_slice(&std::fs::read(config)?)?;
+        whole["clientConnection"]["kubeconfig"] = text(&self.api.kubeconfig)?.into();
+        let own = node.folder().join("sluice.json");
+        std::fs::write(&own, whole.to_string())?;
         let settings = Settings::kubeconfig(&self.api.kubeconfig).with(&DATAPLANE);
-        self.daemon = Some(node.daemon(settings.with(&["--config", text(config)?]))?);
+        self.daemon = Some(node.daemon(settings.with(&["--config", text(&own)?]))?);
         Ok(())
     }
 
