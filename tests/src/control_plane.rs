@@ -214,7 +214,7 @@ fn start_etcd(place: &Place, folder: &Path) -> Result<Process> {
 }
 
 /// One of the programs, from the folder that `SLUICE_PARTS` names.
-pub(crate) fn part(name: &str) -> Result<PathBuf> {
+pub fn part(name: &str) -> Result<PathBuf> {
     let folder = std::env::var_os("SLUICE_PARTS")
         .context("SLUICE_PARTS is not set: `cargo xtask test cluster` builds the parts and sets it")?;
     let path = Path::new(&folder).join(name);

@@ -11,3 +11,4 @@ mod plane;
 mod pods;
 mod stage;
 mod stories;
+mod switch;
