@@ -260,6 +260,25 @@ fn whoever_flushes_the_ruleset_finds_it_rebuilt_and_established_connections_go_o
 }
 
 #[test]
+fn a_daemon_that_starts_again_takes_its_tables_over_and_writes_nothing() {
+    let filter = Filter::new();
+    let Filter { stage, .. } = &filter;
+    let mut daemon = stage.node.daemon(filter.settings()).unwrap();
+    filter.web(|service| service.set("externalTrafficPolicy", "Local").sticky(30));
+    let before = listing(&stage.node);
+    for _ in 0..2 {
+        daemon.kill9().unwrap();
+        daemon.restart().unwrap();
+        let line = daemon.wait_log(&["synced; the dataplane is in force"]).unwrap();
+        assert!(line.contains(r#""written":0,"removed":0"#), "{line}");
+        let now = listing(&stage.node);
+        assert!(now == before, "{}", difference(&now, &before));
+    }
+    daemon.terminate().unwrap();
+    assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok, "without a daemon it still answers");
+}
+
+#[test]
 fn tables_of_others_are_left_alone_and_work_beside_ours() {
     let filter = Filter::new();
     let Filter { stage, .. } = &filter;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::chains::Chain;
+use super::chains::{Chain, may_stay};
 use super::image::{Image, Slot, Value};
 use super::sets::{Field, Set};
 use crate::model::{Family, ServiceName};
@@ -25,7 +25,7 @@ pub(super) struct Ledger {
     /// Where those stand that have an owner.
     owned: BTreeMap<ServiceName, BTreeSet<Slot>>,
     /// Chains likewise; also those that may stay.
-    pub(super) orphan_chains: BTreeSet<ChainName>,
+    orphan_chains: BTreeSet<ChainName>,
     /// How often an element is asked for.
     shared: BTreeMap<Slot, usize>,
     /// How often a chain is.
@@ -151,6 +151,14 @@ impl Ledger {
     /// Whose elements an earlier process left.
     pub(super) fn owners(&self) -> impl Iterator<Item = &ServiceName> {
         self.owned.keys()
+    }
+
+    /// Once every Service has been looked at, nobody needs the chains that are left of an earlier process.
+    pub(super) fn retire_chains(&mut self) {
+        let left = std::mem::take(&mut self.orphan_chains);
+        let (stay, go): (BTreeSet<_>, BTreeSet<_>) = left.into_iter().partition(|(_, chain)| may_stay(chain));
+        self.orphan_chains = stay;
+        self.garbage.extend(go);
     }
 
     /// Nothing of an earlier process is left.

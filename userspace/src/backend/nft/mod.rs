@@ -14,6 +14,8 @@ mod ledger;
 mod probe;
 mod rule;
 mod sets;
+#[cfg(test)]
+mod steps;
 mod text;
 mod typeof_data;
 mod wire;
@@ -480,11 +482,7 @@ impl Nft {
         }
         self.socket.commit(batch)?;
         self.stale_ranges = false;
-        // Whatever nobody asked for until now is not asked for.
-        let left = std::mem::take(&mut self.ledger.orphan_chains);
-        let (stay, go) = left.into_iter().partition(|(_, chain)| chains::may_stay(chain));
-        self.ledger.orphan_chains = stay;
-        self.ledger.garbage.extend::<BTreeSet<_>>(go);
+        self.ledger.retire_chains();
         self.sweep();
         for table in &mut self.tables {
             table.hooks = hook_names();
