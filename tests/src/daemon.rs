@@ -146,7 +146,8 @@ impl Node {
     /// [`Settings`].
     pub fn probe(&self, capabilities: Option<Vec<u8>>, arguments: &[&str]) -> Result<(bool, Value)> {
         let mut command = self.place().command(sluice()?);
-        command.args(["probe", "-o", "json"]).args(arguments);
+        // The ring may be running for one dataplane; a probe is asked about all.
+        command.env_remove("SLUICE_DATAPLANE").args(["probe", "-o", "json"]).args(arguments);
         command.arg("--cgroup").arg(self.cgroup().path()).arg("--pin-dir").arg(self.pin_dir());
         if let Some(kept) = capabilities {
             keep_only(&mut command, kept);

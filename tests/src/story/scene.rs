@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +27,7 @@ pub struct Scene<'a> {
     addresses: Option<Vec<IpAddr>>,
     config: Value,
     /// The configuration that is in force.
-    started: Option<Value>,
+    started: Option<(Value, PathBuf)>,
     objects: BTreeMap<Name, Value>,
     /// What differs from what the dataplane was told.
     changed: Vec<Name>,
@@ -139,13 +139,20 @@ impl<'a> Scene<'a> {
         self.lay_out()?;
         self.signal();
         self.tell_changes()?;
-        if self.started.as_ref() != Some(&self.config) {
-            let (node, file) = (self.roads()?.node().clone(), self.write_config()?);
-            self.dataplane.start(&node, &file)?;
-            self.started = Some(self.config.clone());
-        }
+        let file = match &self.started {
+            Some((config, file)) if *config == self.config => file.clone(),
+            _ => self.start()?,
+        };
         self.wait_signal()?;
-        self.compare()
+        self.compare(&file)
+    }
+
+    /// Starts the dataplane with the configuration, which is returned as a file.
+    fn start(&mut self) -> Result<PathBuf> {
+        let (node, file) = (self.roads()?.node().clone(), self.write_config()?);
+        self.dataplane.start(&node, &file)?;
+        self.started = Some((self.config.clone(), file.clone()));
+        Ok(file)
     }
 
     /// The node with its addresses and links.
@@ -243,9 +250,8 @@ impl<'a> Scene<'a> {
         })
     }
 
-    fn compare(&mut self) -> Result<Vec<String>> {
-        let file = self.write_config()?;
-        let mut plan = self.dataplane.plan(self.roads()?.node(), &file)?;
+    fn compare(&mut self, file: &Path) -> Result<Vec<String>> {
+        let mut plan = self.dataplane.plan(self.roads()?.node(), file)?;
         // Nobody from another place can be asked to call a host's loopback.
         plan.services.iter_mut().for_each(|port| port.addresses.retain(|address| !address.ip.is_loopback()));
         let mut outlook = Outlook::new(self.pods(), &self.sources()?, self.here());
@@ -262,8 +268,9 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// A file of its own for each: who runs still watches the one before.
     fn write_config(&self) -> Result<PathBuf> {
-        let file = self.roads()?.node().folder().join("config.json");
+        let file = self.roads()?.node().folder().join(format!("config-{}.json", self.looks));
         let mut config = self.config.clone();
         config["apiVersion"] = json!("kubeproxy.config.k8s.io/v1alpha1");
         config["kind"] = json!("KubeProxyConfiguration");

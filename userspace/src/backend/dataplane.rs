@@ -353,6 +353,10 @@ impl Backend for Dataplane {
         Ok(())
     }
 
+    fn disturbed(&mut self) -> bool {
+        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed)
+    }
+
     fn tend(&mut self) {
         let due = |down: &Down| down.again.is_some_and(|again| Instant::now() >= again);
         if self.ebpf.as_ref().is_err_and(due) {

@@ -77,6 +77,10 @@ pub trait Backend {
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError>;
     /// Puts what is installed into force. Called after the first complete `apply`; calling it again repairs.
     fn enable(&mut self) -> Result<(), BackendError>;
+    /// Whether somebody has taken away what is ours. Called several times a second.
+    fn disturbed(&mut self) -> bool {
+        false
+    }
     /// Called every few seconds, for what must be looked after.
     fn tend(&mut self) {}
     /// Hooks, tables and counters, as they are in the kernel.

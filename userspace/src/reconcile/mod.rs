@@ -19,6 +19,10 @@ use crate::source::BACKLOG;
 /// How often hooks are looked after and late problems are logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
+/// How often the backend is asked whether somebody has taken away what is ours. Well below the 200 ms after which Linux sends a
+/// segment again (`TCP_RTO_MIN`): one that leaves the node untranslated ends its connection.
+const WATCH: Duration = Duration::from_millis(50);
+
 /// Wait after a failed write: doubled each time, up to the second figure.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
@@ -43,6 +47,7 @@ enum Event {
     Changes(Vec<Change>),
     Ask(Ask),
     Retry,
+    Watch,
     Housekeeping,
     Shutdown,
 }
@@ -118,23 +123,24 @@ impl<B: Backend> Reconciler<B> {
 
     /// Runs until told to end. The dataplane stays as it is.
     pub async fn run(mut self, mut inputs: Inputs) {
-        let mut tick = interval(HOUSEKEEPING);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = [HOUSEKEEPING, WATCH].map(interval);
+        ticks.iter_mut().for_each(|tick| tick.set_missed_tick_behavior(MissedTickBehavior::Delay));
         loop {
-            match self.next(&mut inputs, &mut tick).await {
+            match self.next(&mut inputs, &mut ticks).await {
                 Event::Changes(changes) => self.take(changes),
                 Event::Ask(ask) => {
                     // Whoever asked may have gone.
                     let _ = ask.send(self.status());
                 }
                 Event::Retry => self.pass(Instant::now()),
+                Event::Watch => self.watch(),
                 Event::Housekeeping => self.housekeeping(),
                 Event::Shutdown => return,
             }
         }
     }
 
-    async fn next(&self, inputs: &mut Inputs, tick: &mut Interval) -> Event {
+    async fn next(&self, inputs: &mut Inputs, [tick, watch]: &mut [Interval; 2]) -> Event {
         let retry = async {
             match &self.failure {
                 Some(failure) => sleep_until(failure.again.into()).await,
@@ -150,6 +156,7 @@ impl<B: Backend> Reconciler<B> {
                 if count == 0 { Event::Shutdown } else { Event::Changes(waiting) }
             }
             _ = tick.tick() => Event::Housekeeping,
+            _ = watch.tick() => Event::Watch,
             () = retry => Event::Retry,
         }
     }
@@ -284,6 +291,14 @@ impl<B: Backend> Reconciler<B> {
         error!(error = failure as &dyn std::error::Error, retry_in = ?wait, "could not program the kernel");
         let message = chain(failure);
         self.failure = Some(Failure { message, wait, again: Instant::now() + wait });
+    }
+
+    fn watch(&mut self) {
+        if self.synced && self.backend.disturbed() {
+            warn!("somebody took away tables or chains of ours; putting them back");
+            self.repair = true;
+            self.pass(Instant::now());
+        }
     }
 
     fn housekeeping(&mut self) {

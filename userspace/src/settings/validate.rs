@@ -229,15 +229,22 @@ impl Check<'_> {
         match fields.text("detectLocalMode") {
             "NodeCIDR" => Detector::NodeCidr,
             "BridgeInterface" => {
-                self.require(bridge, !fields.text(bridge).is_empty(), "must not be empty");
+                self.interface(bridge);
                 Detector::BridgeInterface(Arc::from(fields.text(bridge)))
             }
             "InterfaceNamePrefix" => {
-                self.require(prefix, !fields.text(prefix).is_empty(), "must not be empty");
+                self.interface(prefix);
                 Detector::InterfaceNamePrefix(Arc::from(fields.text(prefix)))
             }
             _ => self.cluster_cidr(),
         }
+    }
+
+    /// A device's name, or what it begins with. Linux knows none that is longer (`IFNAMSIZ`, with the zero at its end).
+    fn interface(&mut self, path: &str) {
+        let text = self.fields.text(path);
+        self.require(path, !text.is_empty(), "must not be empty");
+        self.require(path, text.len() <= 15, "must be no more than 15 bytes");
     }
 
     fn cluster_cidr(&mut self) -> Detector {

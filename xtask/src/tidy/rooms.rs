@@ -85,6 +85,7 @@ const ROOMS: &[Room] = &[
             "userspace/src/backend/nft/flows.rs",
             "userspace/src/backend/nft/handover.rs",
             "userspace/src/backend/nft/kernel.rs",
+            "userspace/src/backend/nft/watch.rs",
             "userspace/src/backend/nft/wire/socket.rs",
         ],
         forbidden: WAITING,

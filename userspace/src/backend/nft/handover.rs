@@ -2,7 +2,7 @@
 //! rule of ours and stays behind them, because connections that are handed over to connection tracking must not have been
 //! seen by it in a half translated form before.
 
-use super::kernel::{chains_of, read_chains, read_tables};
+use super::kernel::{is_hooked, read_tables};
 use super::wire::{Batch, Hook, Place, Socket, Tables};
 use super::{Family, is_ours, read, rule};
 use crate::backend::BackendError;
@@ -21,16 +21,20 @@ fn rule(bit: u32) -> Vec<Part> {
     vec![Part::Marked(bit), Part::Notrack]
 }
 
+/// Whether the table is there as it should be.
+pub(super) fn stands(socket: &mut Socket, bit: u32) -> Result<bool, BackendError> {
+    let tables = read_tables(socket, TABLE.family).map_err(|source| read("read the tables", source))?;
+    let same = tables.get(TABLE.table).is_some_and(|found| found.as_deref() == Some(&*about(bit)));
+    Ok(same && is_hooked(socket, TABLE, CHAIN).map_err(|source| read("read the chains", source))?)
+}
+
 /// Makes the table unless it is there as it should be.
 pub(super) fn ensure(socket: &mut Socket, bit: u32) -> Result<(), BackendError> {
-    let tables = read_tables(socket, TABLE.family).map_err(|source| read("read the tables", source))?;
-    let chains = read_chains(socket, TABLE.family).map_err(|source| read("read the chains", source))?;
-    let found = tables.get(TABLE.table);
-    if found.is_some_and(|found| found.as_deref() == Some(&*about(bit)))
-        && chains_of(&chains, TABLE.table).0.contains(CHAIN)
-    {
+    if stands(socket, bit)? {
         return Ok(());
     }
+    let tables = read_tables(socket, TABLE.family).map_err(|source| read("read the tables", source))?;
+    let found = tables.get(TABLE.table);
     if found.is_some() && !is_ours(found) {
         return Err(BackendError::Foreign(TABLE.table.to_owned()));
     }

@@ -5,12 +5,15 @@ use std::io;
 
 use super::image::{Slot, Value};
 use super::sets::Set;
-use super::wire::uapi::{chain, elem, msg, object, rule, table, verdict};
+use super::wire::uapi::{chain, elem, generation, msg, object, rule, table, verdict};
 use super::wire::{Data, Element, Place, Reader, Socket, Tables, read_comment, request};
 use crate::model::Family;
 
 /// `NLM_F_DUMP`.
 const DUMP: u16 = 0x300;
+
+/// `NLM_F_ACK`: one answer, and then the outcome.
+const ACKNOWLEDGE: u16 = 4;
 
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,27 @@ pub(super) struct FoundChain {
     pub(super) name: String,
     /// Whether it hangs on a hook.
     pub(super) hooked: bool,
+}
+
+/// The number of the ruleset in force: another one after every transaction, whoever made it.
+pub(super) fn read_generation(socket: &mut Socket) -> io::Result<u32> {
+    let question = request(msg::GETGEN, ACKNOWLEDGE, Tables::Ip, |_| ());
+    let mut number = None;
+    socket.dump(&question, |answer| number = answer.number(generation::ID).or(number))?;
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether a chain is there and hangs on a hook.
+pub(super) fn is_hooked(socket: &mut Socket, place: Place<'_>, name: &str) -> io::Result<bool> {
+    let question = request(msg::GETCHAIN, ACKNOWLEDGE, place.family, |w| {
+        w.text(chain::TABLE, place.table);
+        w.text(chain::NAME, name);
+    });
+    let mut hooked = false;
+    match socket.dump(&question, |answer| hooked |= answer.find(chain::HOOK).is_some()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        outcome => outcome.map(|()| hooked),
+    }
 }
 
 /// Tables of a family by name, with their comments.

@@ -18,6 +18,7 @@ mod sets;
 mod steps;
 mod text;
 mod typeof_data;
+mod watch;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,6 +117,8 @@ pub struct Nft {
     in_force: bool,
     /// Whether it has been asked who left what: then what nobody asks for may go.
     pruned: bool,
+    /// Number of the ruleset that was looked at last.
+    generation: Option<u32>,
     flows: Flows,
     _lock: Option<UnixListener>,
 }
@@ -152,6 +155,7 @@ impl Nft {
             awake: false,
             in_force: false,
             pruned: false,
+            generation: None,
             flows: Flows::start(),
             _lock: lock,
         })
@@ -366,31 +370,6 @@ impl Nft {
         }
     }
 
-    /// Looks whether the tables are still there.
-    fn look(&mut self) -> Result<(), BackendError> {
-        if self.landing {
-            handover::ensure(&mut self.socket, self.marks.notrack)?;
-        }
-        for index in 0..self.tables.len() {
-            let Some(table) = self.tables.get(index) else { break };
-            let (place, name) = (table.layout.place(table.name), table.name);
-            let chains = read_chains(&mut self.socket, place.family)
-                .map_err(|source| read("read the chains", source))?;
-            let (hooks, plain) = chains_of(&chains, name);
-            let ruled = has_rules(&mut self.socket, place, DISPATCH)
-                .map_err(|source| read("read the rules", source))?;
-            if plain.is_empty() || !ruled {
-                warn!(table = name, "somebody removed our table; building it anew");
-                self.tables.clear();
-                return Ok(());
-            }
-            if let Some(table) = self.tables.get_mut(index) {
-                table.hooks = hooks;
-            }
-        }
-        Ok(())
-    }
-
     /// Sees to it that both tables are there and known.
     fn prepare(&mut self) -> Result<(), BackendError> {
         let layouts = [Family::V4, Family::V6].map(|family| self.layout(family));
@@ -528,12 +507,7 @@ impl Nft {
 impl Report {
     fn add(&mut self, socket: &mut Socket, family: Family, name: &str) -> Result<(), BackendError> {
         let place = wire::Place { family: rule::tables(family), table: name };
-        let chains = read_chains(socket, place.family).map_err(|source| read("read the chains", source))?;
-        let mut missing: Vec<String> =
-            hook_names().difference(&chains_of(&chains, name).0).cloned().collect();
-        if !has_rules(socket, place, DISPATCH).unwrap_or(false) {
-            missing.push("its rules".to_owned());
-        }
+        let missing = watch::missing(socket, place).map_err(|source| read("read the chains", source))?;
         let family = rule::word(family).to_owned();
         self.tables.push(TableReport { family, name: name.to_owned(), missing });
         for (counter, count) in read_counters(socket, place).unwrap_or_default() {

@@ -326,6 +326,12 @@ fn names_periods_and_addresses_that_cannot_be_are_named_too() {
         "detectLocalMode: InterfaceNamePrefix",
         &["detectLocal.interfaceNamePrefix: Invalid value: \"\": must not be empty"],
     );
+    let long = r#"detectLocal.interfaceNamePrefix: Invalid value: "sixteen-bytes-xx": must be no more than 15 bytes (from c.yaml)"#;
+    wrong(
+        "",
+        "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: sixteen-bytes-xx}",
+        &[long],
+    );
     wrong(
         "",
         "clientConnection: {burst: -1}",

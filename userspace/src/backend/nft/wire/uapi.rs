@@ -22,8 +22,14 @@ pub(crate) mod msg {
     pub(crate) const NEWSETELEM: u16 = 12;
     pub(crate) const GETSETELEM: u16 = 13;
     pub(crate) const DELSETELEM: u16 = 14;
+    pub(crate) const GETGEN: u16 = 16;
     pub(crate) const NEWOBJ: u16 = 18;
     pub(crate) const GETOBJ: u16 = 19;
+}
+
+/// `NFTA_GEN_*`.
+pub(crate) mod generation {
+    pub(crate) const ID: u16 = 1;
 }
 
 /// `NFTA_TABLE_*`.
