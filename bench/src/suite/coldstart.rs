@@ -102,7 +102,11 @@ fn start(lab: &Lab, starter: &Starter, round: u32, folder: &Path, services: u32)
     let memory = memory::peak(daemon.pid())?;
     if round == 0 {
         let known = (starter.known)(&node)?;
-        ensure!(known == services as usize, "{known} of {services} services are in the kernel");
+        ensure!(
+            known == services as usize,
+            "{known} of {services} services are in the kernel, says {}",
+            starter.subject
+        );
     }
     retire(daemon)?;
     Ok([seconds, memory])

@@ -32,5 +32,5 @@ pub(super) fn services(node: &Node) -> Result<usize> {
     nft.args(["list", "map", "ip", "sluice", "services"]);
     let output = nft.output().context("could not run nft (package nftables)")?;
     ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).matches(" . tcp . 80 :").count())
+    Ok(String::from_utf8_lossy(&output.stdout).matches(" . tcp . 80 ").count())
 }
