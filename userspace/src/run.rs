@@ -89,6 +89,7 @@ fn open(flags: &Run, effective: &Effective) -> anyhow::Result<Dataplane> {
         choice: flags.dataplane,
         floor: flags.nftables,
         marks: Marks { masquerade: effective.masquerade_bit, notrack: flags.notrack_mark_bit },
+        affinity_clients: flags.affinity_clients,
         pin_dir: flags.pins.path(),
         ebpf: ebpf_settings(flags).map_err(|error| format!("{error:#}")),
     };

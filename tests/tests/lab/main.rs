@@ -12,6 +12,7 @@ mod demo;
 mod folder;
 mod grow;
 mod hints;
+mod hostile;
 mod nftables;
 mod plan;
 mod policy;

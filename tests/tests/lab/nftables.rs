@@ -151,7 +151,7 @@ fn source_ranges_keep_others_away_from_the_load_balancers_address_and_from_nothi
 }
 
 /// Runs nft in the node.
-fn nft(node: &Node, arguments: &[&str]) -> String {
+pub(crate) fn nft(node: &Node, arguments: &[&str]) -> String {
     let output = node.place().command("nft").args(arguments).output().unwrap();
     assert!(output.status.success(), "nft {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -53,6 +53,8 @@ pub struct Settings {
     pub floor: Floor,
     /// Bits of the packet mark.
     pub marks: Marks,
+    /// Most clients whose endpoints the packet filter remembers, in each family.
+    pub affinity_clients: u32,
     /// Where eBPF is installed; or why it cannot be.
     pub ebpf: Result<ebpf::Settings, String>,
     /// Where eBPF has its pins, of whichever process.
@@ -138,7 +140,8 @@ struct Down {
 impl Dataplane {
     /// Opens what was asked for. What is in force does not change yet.
     pub fn open(settings: Settings) -> Result<Self, BackendError> {
-        let nft = match Nft::open(settings.marks, settings.choice != Choice::Nftables) {
+        let landing = settings.choice != Choice::Nftables;
+        let nft = match Nft::open(settings.marks, landing, settings.affinity_clients) {
             Ok(nft) => Ok(nft),
             Err(error @ (BackendError::FilterBusy | BackendError::Foreign(_))) => return Err(error),
             Err(error) if !can_run(settings.choice, true, false) => return Err(error),

@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Par
 
 use crate::backend::dataplane::{Choice, Floor};
 use crate::backend::ebpf::Capacity;
-use crate::backend::nft::NOTRACK_BIT;
+use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::inspect::Output;
 use crate::settings::print::Own;
@@ -93,6 +93,9 @@ pub enum Task {
     Cleanup(PinDir),
 }
 
+/// A slip of the pen must not be a licence to fill the kernel's memory.
+const AFFINITY_CLIENTS_MOST: i64 = 16_777_216;
+
 /// Sluice's own flags of `run`, and kube-proxy's that were given.
 #[derive(Clone, Debug, Args)]
 #[command(args_override_self = true)]
@@ -124,6 +127,9 @@ pub struct Run {
     /// Bit of the packet mark by which connection tracking is told to leave a packet alone
     #[arg(long, value_name = "BIT", default_value_t = NOTRACK_BIT, value_parser = clap::value_parser!(u32).range(0..32))]
     pub notrack_mark_bit: u32,
+    /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
+    #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
+    pub affinity_clients: u32,
     /// kube-proxy's configuration file; replaces most of kube-proxy's flags, and none of Sluice's own
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

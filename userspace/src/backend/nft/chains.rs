@@ -35,12 +35,13 @@ pub(super) mod fixed {
 }
 
 /// Named counters, and what they count.
-pub(super) const COUNTERS: [(&str, &str); 5] = [
+pub(super) const COUNTERS: [(&str, &str); 6] = [
     ("rejected", "new flows to a service without endpoints"),
     ("dropped", "new flows that a local policy drops"),
     ("filtered", "new flows that source ranges keep out"),
     ("undefined-port", "new flows to a cluster address at a port that is none of its"),
     ("unallocated", "new flows to a cluster address that no service has"),
+    ("not-remembered", "new flows whose client is not remembered, because there is no room for it"),
 ];
 
 /// Order among NAT chains before and after routing (`NF_IP_PRI_NAT_DST`, `NF_IP_PRI_NAT_SRC`).
@@ -274,11 +275,13 @@ fn affine(endpoints: &[Affinity]) -> Vec<Rule> {
     rules
 }
 
-/// If there is no room to remember, the flow goes on all the same.
+/// If there is no room to remember, the kernel ends the rule there: the next one counts that, and the flow goes on all
+/// the same.
 fn remember(affinity: &Affinity) -> Vec<Rule> {
+    let to = || Part::To(affinity.endpoint, affinity.protocol);
     vec![
-        vec![Part::Remember(affinity.number(), affinity.seconds)],
-        vec![Part::To(affinity.endpoint, affinity.protocol)],
+        vec![Part::Remember(affinity.number(), affinity.seconds), to()],
+        vec![Part::Count("not-remembered"), to()],
     ]
 }
 

@@ -9,14 +9,14 @@ use ring::digest::{SHA256, digest};
 use super::chains::{COUNTERS, Chain, base, fixed};
 use super::image::{Slot, Value};
 use super::rule::{Dialect, Rule, steps, tables};
-use super::sets::{Set, octets};
+use super::sets::{AFFINITY_CLIENTS, Set, octets};
 use super::text;
 use super::wire::{Batch, Element, Place};
 use crate::desired::{FamilyContext, NodePorts};
 use crate::model::Family;
 
 /// Raised when the text below would be the same and yet mean something else.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// What is always in the table of a family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) struct Layout {
     pub(super) context: FamilyContext,
     /// The bit of the mark that asks for masquerading.
     pub(super) bit: u32,
+    /// Most clients whose endpoints are remembered.
+    pub(super) clients: u32,
 }
 
 impl Layout {
@@ -32,7 +34,11 @@ impl Layout {
     pub(super) fn about(&self) -> String {
         let whole = digest(&SHA256, text::fixed(self).as_bytes());
         let half = whole.as_ref().first_chunk::<8>().map_or(0, |half| u64::from_be_bytes(*half));
-        format!("sluice, layout {LAYOUT}-{half:016x}")
+        let clients = match self.clients {
+            AFFINITY_CLIENTS => String::new(),
+            other => format!(", {other} affinity clients"),
+        };
+        format!("sluice, layout {LAYOUT}-{half:016x}{clients}")
     }
 
     /// Writes a table with everything that is always in it, but for the chains on hooks.
@@ -40,7 +46,7 @@ impl Layout {
         let place = self.place(table);
         batch.add_table(place, &self.about());
         COUNTERS.iter().for_each(|(name, _)| batch.add_counter(place, name));
-        let shapes = Set::ALL.map(|set| set.shape(self.family));
+        let shapes = Set::ALL.map(|set| set.shape(self.family, self.clients));
         shapes.iter().for_each(|shape| batch.add_set(place, shape));
         let chains = fixed(&self.context, self.bit);
         chains.iter().for_each(|(name, _)| batch.add_chain(place, name, None));
@@ -149,6 +155,16 @@ pub(super) fn is_fixed(layout: &Layout, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_with_another_number_of_clients_says_so_and_is_another_one() {
+        let layout =
+            |clients| Layout { family: Family::V4, context: FamilyContext::default(), bit: 14, clients };
+        let (usual, few) = (layout(AFFINITY_CLIENTS).about(), layout(2).about());
+        assert!(!usual.contains("clients"), "{usual}");
+        assert!(few.ends_with(", 2 affinity clients"), "{few}");
+        assert!(!few.starts_with(&usual), "{few}");
+    }
 
     #[test]
     fn ranges_that_touch_are_one() {

@@ -40,6 +40,7 @@ use self::kernel::{chains_of, has_rules, read_chains, read_counters, read_elemen
 use self::layout::{Layout, by_set, is_fixed, ranges};
 use self::ledger::{ChainName, Change, Ledger};
 pub use self::probe::probe;
+pub use self::sets::AFFINITY_CLIENTS;
 use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
@@ -77,7 +78,7 @@ pub struct Marks {
 pub struct Report {
     /// One for each family.
     pub tables: Vec<TableReport>,
-    /// New flows that did not reach an endpoint, by reason.
+    /// New flows that did not reach an endpoint, by reason; and those whose client could not be remembered.
     pub counters: BTreeMap<String, u64>,
     /// Flows over UDP that were removed because their endpoint had gone.
     pub stale_flows_removed: u64,
@@ -103,6 +104,7 @@ pub struct Nft {
     socket: Socket,
     landing: bool,
     marks: Marks,
+    clients: u32,
     context: Context,
     cluster_ranges: Vec<IpNet>,
     have: BTreeMap<ServiceName, Ports>,
@@ -134,8 +136,9 @@ struct Table {
 
 impl Nft {
     /// Opens the packet filter of this network namespace. What an earlier process left stays in force.
-    /// `landing`: whether connections may be handed over to it, so that the place for that must be there.
-    pub fn open(marks: Marks, landing: bool) -> Result<Self, BackendError> {
+    /// `landing`: whether connections may be handed over to it, so that the place for that must be there. `clients`: how
+    /// many are remembered at most.
+    pub fn open(marks: Marks, landing: bool, clients: u32) -> Result<Self, BackendError> {
         let lock = lock()?;
         let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
         if landing {
@@ -145,6 +148,7 @@ impl Nft {
             landing,
             socket,
             marks,
+            clients,
             context: Context::default(),
             cluster_ranges: Vec::new(),
             have: BTreeMap::new(),
@@ -391,7 +395,7 @@ impl Nft {
 
     fn layout(&self, family: Family) -> Layout {
         let context = self.context.family(family).clone();
-        Layout { family, context, bit: self.marks.masquerade }
+        Layout { family, context, bit: self.marks.masquerade, clients: self.clients }
     }
 
     fn find_or_make(&mut self, layout: Layout, anew: bool, batch: &mut Batch) -> Result<Table, BackendError> {
@@ -636,7 +640,8 @@ pub fn ruleset(
     let image = image(ports.iter().map(|(name, port)| (name, port)));
     let ranges: Vec<IpNet> = cluster_ranges.iter().copied().collect();
     let table = |family| {
-        let layout = Layout { family, context: context.family(family).clone(), bit: marks.masquerade };
+        let context = context.family(family).clone();
+        let layout = Layout { family, context, bit: marks.masquerade, clients: AFFINITY_CLIENTS };
         text::table(&layout, NAMES[0], &image, &ranges)
     };
     let families = [Family::V4, Family::V6].map(table);

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::chains::{Affinity, By, Chain, Mark, base};
 use super::layout::{Layout, ranges};
 use super::rule::{Part, tables, word};
-use super::sets::{Set, address_key, octets};
+use super::sets::{AFFINITY_CLIENTS, Set, address_key, octets};
 use super::wire::{Base, Batch, Data, Element, Expression, Place, Socket, Tables};
 use super::{NOTRACK_BIT, handover};
 use crate::backend::chain;
@@ -113,7 +113,7 @@ impl Draft {
     }
 
     fn set(&mut self, set: Set, elements: &[Element]) {
-        self.batch.add_set(self.place(), &set.shape(self.layout.family));
+        self.batch.add_set(self.place(), &set.shape(self.layout.family, AFFINITY_CLIENTS));
         self.batch.add_elements(self.place(), set.name(), elements.iter());
     }
 
@@ -140,7 +140,8 @@ impl Draft {
 
 fn layout(family: Family) -> Layout {
     let node_ports = NodePorts::Within(Default::default());
-    Layout { family, context: FamilyContext { node_ports, ..FamilyContext::default() }, bit: BIT }
+    let context = FamilyContext { node_ports, ..FamilyContext::default() };
+    Layout { family, context, bit: BIT, clients: AFFINITY_CLIENTS }
 }
 
 fn hooks(draft: &mut Draft) {

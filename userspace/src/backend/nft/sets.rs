@@ -7,8 +7,9 @@ use super::wire::SetShape;
 use super::wire::uapi::set as flag;
 use crate::model::{Family, Protocol};
 
-/// Most clients whose endpoints are remembered, in each family: what is beyond is spread as if nobody had come before.
-pub(super) const AFFINITY_SIZE: u32 = 1 << 20;
+/// Most clients whose endpoints are remembered, in each family, unless the operator chooses another number: what is
+/// beyond is spread as if nobody had come before.
+pub const AFFINITY_CLIENTS: u32 = 1 << 20;
 
 /// A set or map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -168,8 +169,8 @@ impl Set {
         matches!(self, Self::Sources | Self::ClusterRanges | Self::NodePortAddresses)
     }
 
-    /// The set as the kernel wants it described.
-    pub(super) fn shape(self, family: Family) -> SetShape {
+    /// The set as the kernel wants it described. `clients`: how many are remembered at most.
+    pub(super) fn shape(self, family: Family, clients: u32) -> SetShape {
         let fields = self.fields();
         SetShape {
             name: self.name(),
@@ -181,7 +182,7 @@ impl Set {
                 Says::Verdict => Some((flag::VERDICT, 0)),
                 Says::Endpoint => Some((endpoint_type(family), Field::To.length(family) + 4)),
             },
-            size: (self == Self::Affinity).then_some(AFFINITY_SIZE),
+            size: (self == Self::Affinity).then_some(clients),
             userdata: userdata(self.described(), family),
         }
     }
@@ -306,11 +307,11 @@ mod tests {
 
     #[test]
     fn types_are_put_together_as_nft_does() {
-        let keys = |set: Set, family| set.shape(family).key_type;
+        let keys = |set: Set, family| set.shape(family, AFFINITY_CLIENTS).key_type;
         assert_eq!(keys(Set::Services, Family::V4), 0x730d);
         assert_eq!(keys(Set::Endpoints, Family::V4), 0x1c_c344);
         assert_eq!(keys(Set::Endpoints, Family::V6), 0x20_c344);
-        assert_eq!(Set::Endpoints.shape(Family::V6).data, Some((0x20d, 20)));
+        assert_eq!(Set::Endpoints.shape(Family::V6, AFFINITY_CLIENTS).data, Some((0x20d, 20)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::chains::{COUNTERS, Chain, base, fixed as fixed_chains};
 use super::image::{Image, Slot, Value};
 use super::layout::Layout;
 use super::rule::{Rule, text, typeof_text, word};
-use super::sets::{AFFINITY_SIZE, Field, Says, Set, read_address};
+use super::sets::{Field, Says, Set, read_address};
 use super::wire::Data;
 use crate::model::Family;
 
@@ -20,7 +20,7 @@ const COMMENT: usize = 127;
 pub(super) fn fixed(layout: &Layout) -> String {
     let mut out = String::new();
     for set in Set::ALL {
-        out += &declaration(set, layout.family, &[]);
+        out += &declaration(set, layout, &[]);
     }
     for (name, rules) in fixed_chains(&layout.context, layout.bit) {
         out += &chain(name, "", &rules, layout.family);
@@ -48,7 +48,7 @@ pub(super) fn table(layout: &Layout, name: &str, image: &Image, cluster_ranges: 
         } else {
             elements.get(&set).cloned().unwrap_or_default()
         };
-        out += &declaration(set, family, &own);
+        out += &declaration(set, layout, &own);
     }
     for (name, rules) in fixed_chains(&layout.context, layout.bit) {
         out += &chain(name, "", &rules, family);
@@ -90,11 +90,11 @@ fn chain(name: &str, hook: &str, rules: &[Rule], family: Family) -> String {
     out + "\t}\n"
 }
 
-fn declaration(set: Set, family: Family, elements: &[String]) -> String {
+fn declaration(set: Set, layout: &Layout, elements: &[String]) -> String {
     let kind = if set.says() == Says::Nothing { "set" } else { "map" };
-    let mut out = format!("\n\t{kind} {} {{\n\t\t{}\n", set.name(), types(set, family));
+    let mut out = format!("\n\t{kind} {} {{\n\t\t{}\n", set.name(), types(set, layout.family));
     if set == Set::Affinity {
-        let _ = writeln!(out, "\t\tsize {AFFINITY_SIZE}\n\t\tflags dynamic,timeout");
+        let _ = writeln!(out, "\t\tsize {}\n\t\tflags dynamic,timeout", layout.clients);
     }
     if set.has_ranges() {
         out += "\t\tflags interval\n";
