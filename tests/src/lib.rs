@@ -11,6 +11,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod client;
 pub mod control_plane;
+pub mod crowd;
 pub mod daemon;
 pub mod demo;
 pub mod keeper;

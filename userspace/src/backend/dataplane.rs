@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use super::conntrack::Usage;
 use super::ebpf::{self, Ebpf};
 use super::nft::{Marks, Nft};
 use super::{Applied, Backend, BackendError, Report, Wanted, chain};
@@ -376,6 +377,7 @@ impl Backend for Dataplane {
             running: Some(self.running()),
             ebpf: self.ebpf.as_ref().ok().map(Ebpf::report).transpose()?,
             nftables: self.nft.as_ref().ok().map(Nft::report).transpose()?,
+            conntrack: Usage::read().ok(),
         })
     }
 

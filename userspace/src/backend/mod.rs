@@ -48,6 +48,9 @@ pub struct Report {
     /// What the packet filter has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nftables: Option<nft::Report>,
+    /// How full connection tracking is; absent where the kernel does not track flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conntrack: Option<conntrack::Usage>,
 }
 
 impl Report {

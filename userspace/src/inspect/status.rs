@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::table;
 use super::{Output, print, print_json, print_yaml};
+use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
 use crate::backend::nft;
@@ -83,7 +84,9 @@ fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Stat
     let mut unread = |error: &dyn std::error::Error| problems.push(Problem::new("kernel", "", chain(error)));
     let ebpf = report_pinned(&Pins::new(pin_dir)).inspect_err(|error| unread(error)).ok();
     let nftables = nft::report_found().inspect_err(|error| unread(error)).ok();
-    let kernel = Report { running: None, ebpf, nftables };
+    let conntrack = Usage::read().ok();
+    problems.extend(conntrack.and_then(Usage::problem));
+    let kernel = Report { running: None, ebpf, nftables, conntrack };
     Status { daemon: None, kernel: Some(kernel), problems }
 }
 
@@ -122,12 +125,21 @@ fn daemon_text(daemon: &DaemonStatus) -> String {
 }
 
 fn kernel_text(report: &Report) -> String {
-    let Report { running, ebpf, nftables } = report;
+    let Report { running, ebpf, nftables, conntrack } = report;
     let running =
         running.as_ref().map(|Running { dataplane, reason }| format!("dataplane {dataplane}: {reason}\n"));
     let ebpf = ebpf.as_ref().map(ebpf_text);
     let nftables = nftables.as_ref().map(nftables_text);
-    [running, ebpf, nftables].into_iter().flatten().collect()
+    let conntrack = conntrack.map(conntrack_text);
+    [running, ebpf, nftables, conntrack].into_iter().flatten().collect()
+}
+
+fn conntrack_text(usage: Usage) -> String {
+    let Usage { entries, max } = usage;
+    match usage.percent() {
+        Some(percent) => format!("conntrack {entries} of {max} flows ({percent} %)\n"),
+        None => format!("conntrack {entries} flows, without a limit\n"),
+    }
 }
 
 fn nftables_text(report: &nft::Report) -> String {

@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
-use crate::backend::{Applied, Backend, BackendError, Wanted, chain};
+use crate::backend::conntrack::Usage;
+use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
@@ -88,6 +89,8 @@ pub struct Reconciler<B> {
     passes: u64,
     last_change: Option<Duration>,
     logged: BTreeSet<Problem>,
+    /// Whether connection tracking has hardly room for new flows.
+    crowded: bool,
 }
 
 struct Failure {
@@ -118,6 +121,7 @@ impl<B: Backend> Reconciler<B> {
             passes: 0,
             last_change: None,
             logged: BTreeSet::new(),
+            crowded: false,
         }
     }
 
@@ -308,17 +312,27 @@ impl<B: Backend> Reconciler<B> {
             return self.pass(Instant::now());
         }
         self.backend.tend();
-        let detached = match self.backend.report() {
-            Ok(report) => report.detached(),
+        let report = match self.backend.report() {
+            Ok(report) => report,
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "could not look after the hooks");
                 return;
             }
         };
+        self.look_at_conntrack(&report);
+        let detached = report.detached();
         if !detached.is_empty() {
             warn!(hooks = detached.join(","), "somebody detached our programs; attaching them again");
             self.repair = true;
             self.pass(Instant::now());
+        }
+    }
+
+    /// Told once, when it has become so.
+    fn look_at_conntrack(&mut self, report: &Report) {
+        let problem = report.conntrack.and_then(Usage::problem);
+        if !std::mem::replace(&mut self.crowded, problem.is_some()) {
+            problem.iter().for_each(log);
         }
     }
 
@@ -341,6 +355,9 @@ impl<B: Backend> Reconciler<B> {
 
     fn status(&self) -> Status {
         let counts = self.cluster.counts();
+        let kernel = self.backend.report().ok();
+        let crowded = kernel.as_ref().and_then(|report| report.conntrack?.problem());
+        let unserved = self.unserved.values().flatten().cloned();
         Status {
             daemon: Some(DaemonStatus {
                 running: true,
@@ -355,8 +372,8 @@ impl<B: Backend> Reconciler<B> {
                 passes: self.passes,
                 last_change_millis: self.last_change.map(|took| took.as_secs_f64() * 1e3),
             }),
-            kernel: self.backend.report().ok(),
-            problems: self.problems().into_iter().chain(self.unserved.values().flatten().cloned()).collect(),
+            kernel,
+            problems: self.problems().into_iter().chain(unserved).chain(crowded).collect(),
         }
     }
 }
