@@ -413,6 +413,12 @@ impl Daemon {
         found.with_context(|| format!("none of {words:?} in its log:\n{}", self.process.err))
     }
 
+    /// The errors that it has logged so far. Whoever gets them judges them.
+    pub fn errors(&mut self) -> Vec<String> {
+        self.judged = true;
+        self.log().into_iter().filter(|line| is_error(line)).collect()
+    }
+
     /// Fails if it has logged an error.
     pub fn no_errors(&self) -> Result<()> {
         match self.log().iter().find(|line| is_error(line)) {

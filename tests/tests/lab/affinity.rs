@@ -45,7 +45,7 @@ impl Stage {
         self.node.wait_affinity("default", "many", Some(seconds)).unwrap();
     }
 
-    fn sticky_web(&self, seconds: Option<u32>, pods: &[&Pod]) {
+    pub(crate) fn sticky_web(&self, seconds: Option<u32>, pods: &[&Pod]) {
         let text = web_as(
             |service| match seconds {
                 Some(seconds) => service.sticky(seconds),

@@ -158,7 +158,7 @@ pub(crate) fn nft(node: &Node, arguments: &[&str]) -> String {
 }
 
 /// A ruleset without handles, counts and the order in which things came; rules keep their place in their chain.
-fn listing(node: &Node) -> BTreeSet<String> {
+pub(crate) fn listing(node: &Node) -> BTreeSet<String> {
     let text = nft(node, &["-j", "list", "ruleset"]);
     let mut all: Value = serde_json::from_str(&text).unwrap();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
@@ -184,7 +184,7 @@ fn listing(node: &Node) -> BTreeSet<String> {
 }
 
 /// What one has and the other has not.
-fn difference(one: &BTreeSet<String>, other: &BTreeSet<String>) -> String {
+pub(crate) fn difference(one: &BTreeSet<String>, other: &BTreeSet<String>) -> String {
     let only = |one: &BTreeSet<String>, other: &BTreeSet<String>| {
         one.difference(other).cloned().collect::<Vec<_>>().join("\n")
     };

@@ -147,7 +147,7 @@ impl Dataplane {
             Err(error @ (BackendError::FilterBusy | BackendError::Foreign(_))) => return Err(error),
             Err(error) if !can_run(settings.choice, true, false) => return Err(error),
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "the packet filter cannot be used");
+                warn!(error = chain(&error), "the packet filter cannot be used");
                 Err(chain(&error))
             }
         };
@@ -188,7 +188,7 @@ impl Dataplane {
     /// eBPF does not work: the packet filter has the traffic until it does.
     fn down(&mut self, error: &BackendError) {
         let wait = self.ebpf.as_ref().map_or_else(|down| (down.wait * 2).min(RETRY[1]), |_| RETRY[0]);
-        warn!(error = error as &dyn std::error::Error, again_in = ?wait, "eBPF cannot be used; nftables has the traffic");
+        warn!(error = chain(error), again_in = ?wait, "eBPF cannot be used; nftables has the traffic");
         self.ebpf = Err(Down { why: chain(error), wait, again: Some(Instant::now() + wait) });
         self.failures = 0;
         self.wake_if_needed();
@@ -266,10 +266,7 @@ impl Dataplane {
         }
         let everything = self.settings.choice == Choice::Nftables;
         if let Err(error) = ebpf::release(&self.settings.pin_dir, everything) {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "could not take away what eBPF had left; trying again"
-            );
+            warn!(error = chain(&error), "could not take away what eBPF had left; trying again");
         }
     }
 
@@ -278,10 +275,7 @@ impl Dataplane {
         if self.ebpf.is_err() {
             return Err(error);
         }
-        warn!(
-            error = &error as &dyn std::error::Error,
-            "the packet filter cannot be programmed; eBPF has the traffic"
-        );
+        warn!(error = chain(&error), "the packet filter cannot be programmed; eBPF has the traffic");
         self.behind = Some(chain(&error));
         if let Ok(nft) = &mut self.nft {
             nft.fall_behind(wanted);

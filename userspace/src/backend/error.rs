@@ -105,7 +105,7 @@ pub enum BackendError {
     NoEbpf(String),
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line. For the log too: as JSON it would have the error without its causes.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -99,6 +99,16 @@ fn marks_that_share_a_bit_are_refused() {
     );
 }
 
+#[test]
+fn the_number_of_affinity_clients_has_bounds() {
+    let taken = |number: &str| {
+        let line = ["sluice", "run", "--affinity-clients", number];
+        super::read(&line.map(Into::into)).is_ok()
+    };
+    assert_eq!(["1", "16777216"].map(taken), [true; 2]);
+    assert_eq!(["0", "16777217", "-1", "many"].map(taken), [false; 4]);
+}
+
 /// What is wrong with a command line if these flags' values came from these variables.
 #[track_caller]
 fn from_variables(line: &str, variables: &[(&str, &str)], expected: &[&str]) {

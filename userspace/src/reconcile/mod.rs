@@ -292,8 +292,8 @@ impl<B: Backend> Reconciler<B> {
 
     fn failed(&mut self, failure: &BackendError) {
         let wait = self.failure.as_ref().map_or(RETRY[0], |last| (last.wait * 2).min(RETRY[1]));
-        error!(error = failure as &dyn std::error::Error, retry_in = ?wait, "could not program the kernel");
         let message = chain(failure);
+        error!(error = message, retry_in = ?wait, "could not program the kernel");
         self.failure = Some(Failure { message, wait, again: Instant::now() + wait });
     }
 
@@ -315,7 +315,7 @@ impl<B: Backend> Reconciler<B> {
         let report = match self.backend.report() {
             Ok(report) => report,
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "could not look after the hooks");
+                warn!(error = chain(&error), "could not look after the hooks");
                 return;
             }
         };

@@ -42,7 +42,7 @@ pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
-use super::{Applied, Backend, BackendError, Wanted};
+use super::{Applied, Backend, BackendError, Wanted, chain};
 use crate::desired::ServicePort;
 use crate::model::{Problem, ServiceName, ServicePortName};
 
@@ -166,10 +166,7 @@ impl Ebpf {
         }
         match self.grow(factor as u32) {
             Err(error) if self.factor(plan, 100) == 1 => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "could not move to bigger maps; going on in these"
-                );
+                warn!(error = chain(&error), "could not move to bigger maps; going on in these");
                 Ok(())
             }
             done => done,
@@ -220,7 +217,7 @@ impl Ebpf {
     fn sweep(&self) {
         for removed in [self.pins.remove_other_versions(), self.remove_other_sets()] {
             if let Err(error) = removed {
-                warn!(error = &error as &dyn std::error::Error, "could not remove what is no longer in use");
+                warn!(error = chain(&error), "could not remove what is no longer in use");
             }
         }
     }
@@ -323,11 +320,7 @@ fn adoptable(pins: &Pins) -> Result<Option<u32>, BackendError> {
             Ok(set) if set.is_complete() => return Ok(Some(number)),
             Ok(_) => {}
             Err(error) => {
-                warn!(
-                    set = number,
-                    error = &error as &dyn std::error::Error,
-                    "a pinned set cannot be adopted"
-                );
+                warn!(set = number, error = chain(&error), "a pinned set cannot be adopted");
             }
         }
     }

@@ -14,7 +14,7 @@ use super::pins::{Pins, remove};
 use super::read::{Dump, by_port};
 use super::set::{broken, was_completed};
 use super::{set, sys};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, chain};
 
 /// What a shared map must be.
 struct Expected {
@@ -138,10 +138,10 @@ pub(super) fn numbers(pins: &Pins) -> Result<Ports, BackendError> {
                     return Ok(ports);
                 }
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
                     warn!(
                         version,
-                        error, "numbers of another layout cannot be read; beginning with new ones"
+                        error = chain(&error),
+                        "numbers of another layout cannot be read; beginning with new ones"
                     );
                 }
             }

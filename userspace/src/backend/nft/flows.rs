@@ -15,8 +15,8 @@ use super::kernel::read_set;
 use super::rule;
 use super::sets::Set;
 use super::wire::{Batch, Element, Place, Refused, Socket};
-use crate::backend::BackendError;
 use crate::backend::conntrack::{Cleanup, Conntrack};
+use crate::backend::{BackendError, chain};
 use crate::desired::{Endpoint, Frontend, ServicePort};
 use crate::model::{Family, Protocol, ServicePortName};
 
@@ -175,7 +175,7 @@ fn clean(waiting: &mut BTreeMap<ServicePortName, Cleanup>, removed: &AtomicU64) 
             waiting.clear();
         }
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, again_in = ?RETRY, "could not remove stale flows");
+            warn!(error = chain(&error), again_in = ?RETRY, "could not remove stale flows");
         }
     }
 }

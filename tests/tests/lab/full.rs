@@ -1,5 +1,4 @@
-//! Conditions that nobody wishes for: tables that are full, and neighbours that interfere with ours. What is not
-//! concerned goes on, and what is comes right in the end.
+//! The kernel's tables are full: what is there goes on, and when there is room again everything is as it should be.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,23 +9,12 @@ use lab::crowd::{Crowd, fill, flood};
 use lab::{Load, Node, Pod, Protocol, wait};
 
 use crate::nftables::nft;
-use crate::stage::{Stage, WEB4, addresses, names, pods, web_as};
+use crate::stage::{Stage, WEB4, names, pods};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const FOUR: [&str; 4] = ["a", "b", "c", "d"];
 
 impl Stage {
-    /// `web` with affinity and these endpoints.
-    fn affine_web(&self, pods: &[&Pod]) {
-        let text = web_as(
-            |service| service.sticky(60),
-            |slice, ip| pods.iter().fold(slice, |slice, pod| slice.ready(ip(pod))),
-        );
-        self.manifests.put("web.yaml", text).unwrap();
-        self.node.wait_active("default", "web", &addresses(pods)).unwrap();
-        self.node.wait_affinity("default", "web", Some(60)).unwrap();
-    }
-
     /// A counter of the packet filter.
     fn counted(&self, name: &str) -> u64 {
         let status = self.node.status().unwrap();
@@ -48,7 +36,7 @@ fn when_nobody_more_can_be_remembered_new_clients_are_spread_and_the_others_stay
     let (known, late) = clients.split_at(2);
     let settings = || stage.settings().with(&["--dataplane=nftables"]);
     let mut daemon = stage.node.daemon(settings().with(&["--affinity-clients=2"])).unwrap();
-    stage.affine_web(&pods(&backends));
+    stage.sticky_web(Some(60), &pods(&backends));
 
     let before: Vec<_> = known.iter().map(answering).collect();
     assert!(before.iter().all(|names| names.len() == 1), "{before:?}");
