@@ -91,8 +91,12 @@ fn open(flags: &Run, effective: &Effective) -> anyhow::Result<Dataplane> {
         marks: Marks { masquerade: effective.masquerade_bit, notrack: flags.notrack_mark_bit },
         affinity_clients: flags.affinity_clients,
         pin_dir: flags.pins.path(),
+        edge: None,
         ebpf: ebpf_settings(flags).map_err(|error| format!("{error:#}")),
     };
+    let wanted = settings.ebpf.is_ok() && flags.dataplane != Choice::Nftables;
+    let edge = flags.edge.settings(&settings.pin_dir, flags.services_capacity, flags.slots_capacity);
+    let settings = dataplane::Settings { edge: edge.filter(|_| wanted), ..settings };
     Ok(Dataplane::open(settings)?)
 }
 

@@ -27,11 +27,14 @@ struct Programs {
 
 const DATAPLANE: Programs =
     Programs { title: "the eBPF object", package: "dataplane-ebpf", binary: "dataplane" };
+/// It lies beside the other, where the daemon's build script looks for it.
+const EDGE: Programs = Programs { title: "the edge's eBPF object", package: "dataplane-ebpf", binary: "edge" };
 const FRAMES: Programs =
     Programs { title: "the programs that make frames", package: "bench", binary: "frames-ebpf" };
 
-/// Builds the object and says where it is.
+/// Builds the objects and says where the first is.
 pub(crate) fn build(place: &Place, host: &Host) -> Result<PathBuf> {
+    EDGE.build(place, host)?;
     DATAPLANE.build(place, host)
 }
 
@@ -48,7 +51,7 @@ pub(crate) fn existing(place: &Place) -> Option<PathBuf> {
 /// Clippy over the programs, where the compiler has one.
 pub(crate) fn clippy(place: &Place, host: &Host) -> Result<()> {
     let compiler = Compiler::ensure(place)?;
-    for programs in [DATAPLANE, FRAMES] {
+    for programs in [DATAPLANE, EDGE, FRAMES] {
         let Some(mut command) = compiler.clippy() else {
             progress::say(&format!("clippy for eBPF is skipped: {} has none here", compiler.name()));
             return Ok(());
@@ -88,5 +91,5 @@ fn flags(command: &mut Command, place: &Place, linker: &Path) {
     command.current_dir(&place.root).env("CARGO_TARGET_DIR", place.built("ebpf"));
     command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
     // Types and lines for the verifier's log and for the kernel's own records of the maps.
-    command.env("RUSTFLAGS", "-C link-arg=--btf -C debuginfo=2");
+    command.env("RUSTFLAGS", "-C link-arg=--btf -C target-cpu=v3 -C debuginfo=2");
 }

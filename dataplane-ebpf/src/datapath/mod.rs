@@ -6,6 +6,7 @@
 
 pub mod affinity;
 pub mod choose;
+pub mod edge;
 pub mod socket;
 pub mod tables;
 pub mod verdict;

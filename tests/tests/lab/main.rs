@@ -9,6 +9,7 @@ mod cleanup;
 mod clusterip;
 mod config;
 mod demo;
+mod edge;
 mod folder;
 mod full;
 mod grow;

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use crate::stage::{PORT, Stage, V4, V6, WEB4, WEB6};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// All pods of the laboratory.
-const PODS: &str = "--cluster-cidr=10.1.0.0/16,fd00:1::/32";
+pub(crate) const PODS: &str = "--cluster-cidr=10.1.0.0/16,fd00:1::/32";
 const NODE_PORT: u16 = 30_080;
 const EXTERNAL4: &str = "203.0.113.7";
 const BALANCED4: &str = "203.0.113.9";

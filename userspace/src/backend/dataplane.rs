@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::conntrack::Usage;
 use super::ebpf::{self, Ebpf};
+use super::edge;
 use super::nft::{Marks, Nft};
 use super::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, ServicePort};
@@ -58,6 +59,8 @@ pub struct Settings {
     pub affinity_clients: u32,
     /// Where eBPF is installed; or why it cannot be.
     pub ebpf: Result<ebpf::Settings, String>,
+    /// What eBPF does on the node's outside devices, if that is asked for. The packet filter must be able to do it too.
+    pub edge: Option<edge::Settings>,
     /// Where eBPF has its pins, of whichever process.
     pub pin_dir: PathBuf,
 }
@@ -124,6 +127,8 @@ pub fn outlook(
 pub struct Dataplane {
     settings: Settings,
     ebpf: Result<Ebpf, Down>,
+    /// What eBPF does on the node's outside devices, if that is asked for.
+    edge: edge::Keeper,
     nft: Result<Nft, String>,
     /// Why the packet filter is behind, while eBPF has the traffic.
     behind: Option<String>,
@@ -153,12 +158,15 @@ impl Dataplane {
         };
         let mut dataplane = Self {
             ebpf: Err(Down { why: NOT_ASKED.to_owned(), wait: RETRY[0], again: None }),
+            edge: edge::Keeper::default(),
             nft,
             behind: None,
             failures: 0,
             settings,
         };
         dataplane.open_at_start()?;
+        dataplane.edge = edge::Keeper::open(dataplane.settings.edge.take().filter(|_| dataplane.nft.is_ok()));
+        dataplane.edge.clear(&dataplane.settings.pin_dir);
         let Running { dataplane: name, reason } = dataplane.running();
         info!(dataplane = name, reason, "chose the dataplane");
         Ok(dataplane)
@@ -299,7 +307,8 @@ impl Dataplane {
 
 impl Backend for Dataplane {
     fn surround(&mut self, context: &Context, cluster_ranges: &BTreeSet<IpNet>) -> bool {
-        self.nft.as_mut().is_ok_and(|nft| nft.surround(context, cluster_ranges))
+        let edge = self.edge.surround(context);
+        self.nft.as_mut().is_ok_and(|nft| nft.surround(context, cluster_ranges)) || edge
     }
 
     fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
@@ -329,6 +338,9 @@ impl Backend for Dataplane {
             },
             Err(_) => {}
         }
+        // What stands in the way of this one is its own affair: it has no part in whether a change was carried out.
+        let Applied { puts, drops } = self.edge.apply(wanted);
+        applied = Applied { puts: applied.puts + puts, drops: applied.drops + drops };
         match ebpf {
             Some(Ok(Applied { puts, drops })) => {
                 self.failures = 0;
@@ -347,6 +359,7 @@ impl Backend for Dataplane {
         {
             self.fell_behind(error, &Wanted::new())?;
         }
+        self.edge.enable();
         let outcome = self.ebpf.as_mut().map_or(Ok(()), Backend::enable);
         outcome.or_else(|error| self.failed(error, true))?;
         self.release();
@@ -354,7 +367,8 @@ impl Backend for Dataplane {
     }
 
     fn disturbed(&mut self) -> bool {
-        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed)
+        let edge = self.edge.disturbed();
+        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed) || edge
     }
 
     fn tend(&mut self) {
@@ -365,6 +379,9 @@ impl Backend for Dataplane {
         if self.behind.is_some() {
             self.catch_up();
         }
+        if let Ok(nft) = &self.nft {
+            self.edge.tend(nft.shares());
+        }
         self.release();
     }
 
@@ -374,6 +391,7 @@ impl Backend for Dataplane {
             ebpf: self.ebpf.as_ref().ok().map(Ebpf::report).transpose()?,
             nftables: self.nft.as_ref().ok().map(Nft::report).transpose()?,
             conntrack: Usage::read().ok(),
+            edge: self.edge.report(),
         })
     }
 

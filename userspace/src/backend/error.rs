@@ -63,6 +63,20 @@ pub enum BackendError {
         /// Why not.
         source: io::Error,
     },
+    /// Programs could not be put on a device.
+    #[error("could not put programs on the device {device}")]
+    Device {
+        /// Its name.
+        device: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Devices, addresses and routes could not be read.
+    #[error("could not read the node's devices, addresses and routes")]
+    Network(#[source] io::Error),
+    /// A map that does not grow has no room left.
+    #[error("the map {0} is full; start with a larger --services-capacity")]
+    Full(&'static str),
     /// A map operation.
     #[error("could not {deed} the map {map}")]
     Map {

@@ -3,6 +3,7 @@
 pub mod conntrack;
 pub mod dataplane;
 pub mod ebpf;
+pub mod edge;
 mod error;
 pub mod memory;
 pub mod nft;
@@ -45,6 +46,9 @@ pub struct Report {
     /// What eBPF has.
     #[serde(flatten)]
     pub ebpf: Option<ebpf::Report>,
+    /// What eBPF does on the node's outside devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<edge::Report>,
     /// What the packet filter has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nftables: Option<nft::Report>,
@@ -62,7 +66,9 @@ impl Report {
         let chains = tables.flat_map(|table| {
             table.missing.iter().map(|chain| format!("{} {} {chain}", table.family, table.name))
         });
-        hooks.chain(chains).collect()
+        let devices = self.edge.iter().flat_map(|report| &report.devices);
+        let devices = devices.filter(|device| !device.attached).map(|device| device.device.clone());
+        hooks.chain(chains).chain(devices).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
 
 mod client;
+pub mod edge;
 mod load;
 
 use std::ffi::OsString;
@@ -130,6 +131,9 @@ pub struct Run {
     /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
+    /// The edge layer.
+    #[command(flatten)]
+    pub edge: edge::Flags,
     /// kube-proxy's configuration file; replaces most of kube-proxy's flags, and none of Sluice's own
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::print;
 use crate::backend::BackendError;
 use crate::backend::ebpf::Pins;
-use crate::backend::nft;
+use crate::backend::{edge, nft};
 
 /// Removes all pins; the kernel detaches the programs and frees the maps. Refused while a daemon runs: it would put
 /// everything back.
@@ -23,7 +23,7 @@ pub fn run(pin_dir: &Path) -> anyhow::Result<()> {
     }
     let pins = Pins::new(pin_dir);
     let lock = pins.prepare()?;
-    let removed = pins.remove_all()?;
+    let removed = edge::remove_all(pin_dir)? + pins.remove_all()?;
     drop(lock);
     print(&format!("removed {removed} pins below {}", pin_dir.display()))
 }

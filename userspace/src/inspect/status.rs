@@ -12,7 +12,7 @@ use super::{Output, print, print_json, print_yaml};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
-use crate::backend::nft;
+use crate::backend::{edge, nft};
 use crate::backend::{Report, chain};
 use crate::model::Problem;
 
@@ -86,7 +86,7 @@ fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Stat
     let nftables = nft::report_found().inspect_err(|error| unread(error)).ok();
     let conntrack = Usage::read().ok();
     problems.extend(conntrack.and_then(Usage::problem));
-    let kernel = Report { running: None, ebpf, nftables, conntrack };
+    let kernel = Report { running: None, ebpf, nftables, conntrack, edge: None };
     Status { daemon: None, kernel: Some(kernel), problems }
 }
 
@@ -125,13 +125,14 @@ fn daemon_text(daemon: &DaemonStatus) -> String {
 }
 
 fn kernel_text(report: &Report) -> String {
-    let Report { running, ebpf, nftables, conntrack } = report;
+    let Report { running, ebpf, nftables, conntrack, edge } = report;
     let running =
         running.as_ref().map(|Running { dataplane, reason }| format!("dataplane {dataplane}: {reason}\n"));
     let ebpf = ebpf.as_ref().map(ebpf_text);
     let nftables = nftables.as_ref().map(nftables_text);
+    let edge = edge.as_ref().map(edge_text);
     let conntrack = conntrack.map(conntrack_text);
-    [running, ebpf, nftables, conntrack].into_iter().flatten().collect()
+    [running, ebpf, edge, nftables, conntrack].into_iter().flatten().collect()
 }
 
 fn conntrack_text(usage: Usage) -> String {
@@ -140,6 +141,24 @@ fn conntrack_text(usage: Usage) -> String {
         Some(percent) => format!("conntrack {entries} of {max} flows ({percent} %)\n"),
         None => format!("conntrack {entries} flows, without a limit\n"),
     }
+}
+
+fn edge_text(report: &edge::Report) -> String {
+    let edge::Report { down, forwarding, devices, flow_entries, counters } = report;
+    if let Some(why) = down {
+        return format!("edge      NOT in force: {why}\n");
+    }
+    let device = |state: &edge::DeviceState| {
+        let edge::DeviceState { device, attached } = state;
+        if *attached { device.clone() } else { format!("{device} (NOT attached)") }
+    };
+    let counters: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    format!(
+        "edge      {}; forwarding by {forwarding}; {} flows\n          {}\n",
+        or_none(devices.iter().map(device).collect()),
+        flow_entries / 2,
+        or_none(counters)
+    )
 }
 
 fn nftables_text(report: &nft::Report) -> String {

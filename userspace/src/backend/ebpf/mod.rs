@@ -7,8 +7,8 @@ mod describe;
 mod image;
 mod links;
 mod load;
-mod magic;
-mod pins;
+pub(super) mod magic;
+pub(super) mod pins;
 mod probe;
 mod read;
 #[cfg(test)]
@@ -16,8 +16,8 @@ mod sample;
 mod set;
 mod shared;
 #[expect(unsafe_code, reason = "bpf(2) has no safe face for these calls")]
-mod sys;
-mod table;
+pub(super) mod sys;
+pub(super) mod table;
 mod unserved;
 
 use std::collections::{BTreeMap, BTreeSet};

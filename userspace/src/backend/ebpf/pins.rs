@@ -161,7 +161,7 @@ fn detach(links: &Path) -> Result<usize, BackendError> {
 }
 
 /// Removes a pin or a directory of pins; what is not there is no error.
-pub(super) fn remove(path: &Path) -> Result<usize, BackendError> {
+pub(in crate::backend) fn remove(path: &Path) -> Result<usize, BackendError> {
     let kind = match fs::symlink_metadata(path) {
         Ok(kind) => kind,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -189,7 +189,7 @@ fn names(directory: &Path) -> Result<Vec<String>, BackendError> {
 }
 
 /// Makes a directory and those above it.
-pub(super) fn make(directory: &Path) -> Result<(), BackendError> {
+pub(in crate::backend) fn make(directory: &Path) -> Result<(), BackendError> {
     fs::create_dir_all(directory).map_err(|source| failed("make", directory, source))
 }
 

@@ -68,16 +68,16 @@ struct LinkUpdateAttr {
 /// The head of `struct bpf_link_info`, with the member for cgroup links.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LinkInfo {
+pub(in crate::backend) struct LinkInfo {
     /// Kind of link.
-    pub(super) kind: u32,
+    pub(in crate::backend) kind: u32,
     /// Id of the link.
-    pub(super) id: u32,
+    pub(in crate::backend) id: u32,
     /// Id of the program behind it.
-    pub(super) program: u32,
+    pub(in crate::backend) program: u32,
     pad: u32,
     /// Id of the cgroup; zero once that cgroup is gone.
-    pub(super) cgroup: u64,
+    pub(in crate::backend) cgroup: u64,
     attach_type: u32,
     reserved: u32,
 }
@@ -103,7 +103,7 @@ fn text(path: &Path) -> io::Result<CString> {
 }
 
 /// Writes entries; keys and values lie one after the other. Stops at the first failure.
-pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: u32) -> io::Result<()> {
+pub(in crate::backend) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: u32) -> io::Result<()> {
     let mut attr = BatchAttr {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
@@ -115,7 +115,7 @@ pub(super) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], coun
 }
 
 /// Removes entries. Returns how many were removed before the first key that is not there, and whether there was one.
-pub(super) fn delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> io::Result<(u32, bool)> {
+pub(in crate::backend) fn delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> io::Result<(u32, bool)> {
     let mut attr = BatchAttr { keys: keys.as_ptr() as u64, count, map_fd: raw(map), ..BatchAttr::default() };
     match bpf(MAP_DELETE_BATCH, &mut attr) {
         Ok(_) => Ok((attr.count, false)),
@@ -126,7 +126,7 @@ pub(super) fn delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> io::
 
 /// Reads entries from where `cursor` stands (`None`: the start) into the buffers, and moves it. Returns how many were
 /// read, and whether the end is reached.
-pub(super) fn lookup_batch(
+pub(in crate::backend) fn lookup_batch(
     map: BorrowedFd<'_>,
     cursor: &mut Option<u32>,
     keys: &mut [u8],
@@ -153,21 +153,21 @@ pub(super) fn lookup_batch(
 }
 
 /// Gives an object a name in the bpf file system.
-pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+pub(in crate::backend) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = text(path)?;
     let mut attr = ObjAttr { pathname: path.as_ptr() as u64, bpf_fd: raw(object), ..ObjAttr::default() };
     bpf(OBJ_PIN, &mut attr).map(|_| ())
 }
 
 /// Opens a pinned object.
-pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+pub(in crate::backend) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = text(path)?;
     let mut attr = ObjAttr { pathname: path.as_ptr() as u64, ..ObjAttr::default() };
     bpf(OBJ_GET, &mut attr).map(owned)
 }
 
 /// What a link is attached to.
-pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+pub(in crate::backend) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let mut attr = InfoAttr {
         bpf_fd: raw(link),
@@ -178,8 +178,14 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(info)
 }
 
+/// The device that a TCX link is on; zero once it has gone.
+pub(in crate::backend) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // For this kind of link the member behind the head is the device's index.
+    link_info(link).map(|info| info.cgroup as u32)
+}
+
 /// Attaches a program to a cgroup.
-pub(super) fn link_create(
+pub(in crate::backend) fn link_create(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
     attach_type: u32,
@@ -188,8 +194,19 @@ pub(super) fn link_create(
     bpf(LINK_CREATE, &mut attr).map(owned)
 }
 
+/// Attaches a program to a device of this network namespace, before all others there (`BPF_F_BEFORE`).
+pub(in crate::backend) fn link_device(
+    program: BorrowedFd<'_>,
+    device: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    const BEFORE: u32 = 1 << 3;
+    let mut attr = LinkCreateAttr { prog_fd: raw(program), target_fd: device, attach_type, flags: BEFORE };
+    bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
 /// Puts another program behind a link, atomically.
-pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub(in crate::backend) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr =
         LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), ..LinkUpdateAttr::default() };
     bpf(LINK_UPDATE, &mut attr).map(|_| ())

@@ -15,7 +15,7 @@ const BATCH: usize = 4096;
 
 /// A map with keys `K` and values `V`.
 #[derive(Debug)]
-pub(super) struct Table<K, V> {
+pub(in crate::backend) struct Table<K, V> {
     name: &'static str,
     data: MapData,
     capacity: u32,
@@ -24,18 +24,18 @@ pub(super) struct Table<K, V> {
 
 impl<K: Pod, V: Pod> Table<K, V> {
     /// Takes a map whose shape has been checked.
-    pub(super) fn new(name: &'static str, data: MapData) -> Result<Self, BackendError> {
+    pub(in crate::backend) fn new(name: &'static str, data: MapData) -> Result<Self, BackendError> {
         let info = data.info().map_err(|error| failed(name, "inspect", io::Error::other(error)))?;
         Ok(Self { name, data, capacity: info.max_entries(), kinds: PhantomData })
     }
 
     /// How many entries fit.
-    pub(super) fn capacity(&self) -> u32 {
+    pub(in crate::backend) fn capacity(&self) -> u32 {
         self.capacity
     }
 
     /// Writes entries, new or known.
-    pub(super) fn put(&self, entries: &[(K, V)]) -> Result<(), BackendError> {
+    pub(in crate::backend) fn put(&self, entries: &[(K, V)]) -> Result<(), BackendError> {
         for chunk in entries.chunks(BATCH) {
             let keys: Vec<u8> = chunk.iter().flat_map(|(key, _)| bytes(key)).copied().collect();
             let values: Vec<u8> = chunk.iter().flat_map(|(_, value)| bytes(value)).copied().collect();
@@ -46,7 +46,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 
     /// Removes entries; one that is not there is as good as removed.
-    pub(super) fn remove(&self, keys: &[K]) -> Result<(), BackendError> {
+    pub(in crate::backend) fn remove(&self, keys: &[K]) -> Result<(), BackendError> {
         let mut rest = keys;
         while !rest.is_empty() {
             let chunk = rest.get(..BATCH).unwrap_or(rest);
@@ -60,7 +60,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 
     /// Every entry, sorted by key.
-    pub(super) fn dump(&self) -> Result<Vec<(K, V)>, BackendError>
+    pub(in crate::backend) fn dump(&self) -> Result<Vec<(K, V)>, BackendError>
     where
         K: Ord,
     {

@@ -70,6 +70,16 @@ pub(super) fn read_chains(socket: &mut Socket, family: Tables) -> io::Result<Vec
     })
 }
 
+/// Tables with a chain on this hook.
+pub(super) fn tables_on(socket: &mut Socket, family: Tables, hook: u32) -> io::Result<BTreeSet<String>> {
+    let question = request(msg::GETCHAIN, DUMP, family, |_| ());
+    socket.collect(&question, |tables: &mut BTreeSet<String>, answer| {
+        if answer.within(chain::HOOK).number(chain::HOOK_NUMBER) == Some(hook) {
+            tables.extend(answer.text(chain::TABLE).map(str::to_owned));
+        }
+    })
+}
+
 /// Whether a chain has rules: whoever flushes a table leaves chains without any.
 pub(super) fn has_rules(socket: &mut Socket, place: Place<'_>, name: &str) -> io::Result<bool> {
     let question = request(msg::GETRULE, DUMP, place.family, |w| {

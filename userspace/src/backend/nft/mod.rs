@@ -545,6 +545,19 @@ fn found(socket: &mut Socket) -> Result<Vec<(Family, &'static str)>, BackendErro
     Ok(all)
 }
 
+/// Tables of others that have a say in what this node forwards.
+pub fn others_filter_forwarded() -> std::io::Result<Vec<String>> {
+    /// `NF_INET_FORWARD`.
+    const FORWARD: u32 = 2;
+    let mut socket = Socket::open()?;
+    let mut all = Vec::new();
+    for (family, word) in [(wire::Tables::Ip, "ip"), (wire::Tables::Ip6, "ip6"), (wire::Tables::Inet, "inet")] {
+        let tables = kernel::tables_on(&mut socket, family, FORWARD)?;
+        all.extend(tables.into_iter().map(|table| format!("{word} {table}")));
+    }
+    Ok(all)
+}
+
 /// What there is of ours, without the daemon.
 pub fn report_found() -> Result<Report, BackendError> {
     let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;

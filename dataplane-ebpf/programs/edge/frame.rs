@@ -1,0 +1,170 @@
+//! The door to a packet: `struct __sk_buff`.
+
+use aya_ebpf::bindings::{
+    __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Service,
+    bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
+};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_l4_csum_replace, bpf_skb_pull_data};
+use aya_ebpf::programs::TcContext;
+use dataplane_ebpf::abi::Address;
+use dataplane_ebpf::datapath::edge::frame::{Frame, Hop, Way};
+use dataplane_ebpf::datapath::edge::header::{Header, Version};
+
+/// What may have to be looked at of a packet: all headers, and those that an error message quotes.
+const LOOKED_AT: u32 = 14 + 40 + 8 + 40 + 20;
+
+/// `AF_INET`.
+const INET: u8 = 2;
+/// `AF_INET6`.
+const INET6: u8 = 10;
+/// `BPF_FIB_LKUP_RET_SUCCESS`.
+const FOUND: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`: the device is known, the neighbour's address is not.
+const NO_NEIGHBOUR: i64 = 7;
+/// `BPF_F_PSEUDO_HDR`: what changed is in the addresses that the checksum covers besides its own packet.
+const ADDRESSES: u64 = 0x10;
+/// `BPF_F_MARK_MANGLED_0`: zero means that there is no checksum.
+const ZERO_IS_NONE: u64 = 0x20;
+
+/// A packet.
+pub(crate) struct Skb<'a> {
+    ctx: &'a TcContext,
+}
+
+impl<'a> Skb<'a> {
+    /// Has the headers brought together, where a device spread them.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &'a TcContext, at: usize) -> Self {
+        let skb = Self { ctx };
+        let length = skb.ctx.len();
+        if skb.ctx.data() + at + 40 + 20 > skb.ctx.data_end() {
+            let wanted = if length < LOOKED_AT { length } else { LOOKED_AT };
+            // SAFETY: the helper takes the context of this run; what it cannot bring together is left as it was.
+            unsafe { bpf_skb_pull_data(skb.raw(), wanted) };
+        }
+        skb
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut __sk_buff {
+        self.ctx.skb.skb
+    }
+
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*self.raw()).ifindex }
+    }
+
+    /// Where some words are, if the packet has them.
+    #[inline(always)]
+    fn place<const N: usize>(&self, at: usize) -> Option<*mut u32> {
+        let start = self.ctx.data() + at;
+        if start + N * 4 > self.ctx.data_end() {
+            return None;
+        }
+        Some(start as *mut u32)
+    }
+
+    /// Asks the routing table, as if a packet between these two had come in here.
+    #[inline(always)]
+    fn route(&self, version: Version, protocol: u32, from: &Address, to: &Address) -> (i64, Params) {
+        // All words are named: clearing them would be a loop over bytes.
+        let (family, source, target) = match version {
+            Version::V4 => (INET, [from[3], 0, 0, 0], [to[3], 0, 0, 0]),
+            Version::V6 => (INET6, *from, *to),
+        };
+        let mut params = Params {
+            family,
+            l4_protocol: protocol as u8,
+            sport: 0,
+            dport: 0,
+            __bindgen_anon_1: Length { tot_len: 0 },
+            ifindex: self.device(),
+            __bindgen_anon_2: Service { flowinfo: 0 },
+            __bindgen_anon_3: Source { ipv6_src: source },
+            __bindgen_anon_4: Target { ipv6_dst: target },
+            __bindgen_anon_5: Table { tbid: 0 },
+            smac: [0; 6],
+            dmac: [0; 6],
+        };
+        // SAFETY: the context of this run, and a structure of the size that is said.
+        let found = unsafe {
+            bpf_fib_lookup(self.raw().cast(), &raw mut params, size_of::<Params>() as i32, 0)
+        };
+        (found, params)
+    }
+}
+
+impl Frame for Skb<'_> {
+    #[inline(always)]
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        let place = self.place::<N>(at)?;
+        let mut words = [0; N];
+        let mut index = 0;
+        while index < N {
+            // Packets need not be aligned; the kernel lets programs read words wherever the processor can.
+            // SAFETY: `place` has compared with the packet's end.
+            words[index] = unsafe { place.add(index).read_volatile() };
+            index += 1;
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, at: usize, words: &[u32; N]) {
+        if let Some(place) = self.place::<N>(at) {
+            let mut index = 0;
+            while index < N {
+                // SAFETY: as for `words`.
+                unsafe { place.add(index).write_volatile(words[index]) };
+                index += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mend(&mut self, at: usize, addresses: u32, rest: u32, zero_is_none: bool) {
+        let zero = if zero_is_none { ZERO_IS_NONE } else { 0 };
+        // SAFETY: the helper takes the context of this run and plain numbers. With a size of zero it adds a difference.
+        unsafe {
+            if addresses != 0 {
+                bpf_l4_csum_replace(self.raw(), at as u32, 0, addresses as u64, ADDRESSES | zero);
+            }
+            if rest != 0 {
+                bpf_l4_csum_replace(self.raw(), at as u32, 0, rest as u64, zero);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: as for `device`.
+        unsafe { (*self.raw()).vlan_present != 0 }
+    }
+
+    #[inline(always)]
+    fn way(&self, header: &Header) -> Way {
+        let (source, target) = (&header.source, &header.target);
+        let (found, params) = self.route(header.version, header.protocol, source, target);
+        match found {
+            FOUND => Way::To(Hop { device: params.ifindex, addresses: hardware(&params) }),
+            NO_NEIGHBOUR => Way::Ask(params.ifindex),
+            _ => Way::Stack,
+        }
+    }
+
+    #[inline(always)]
+    fn way_back(&self, header: &Header) -> Option<u32> {
+        let (source, target) = (&header.source, &header.target);
+        let (found, params) = self.route(header.version, header.protocol, target, source);
+        (found == FOUND || found == NO_NEIGHBOUR).then_some(params.ifindex)
+    }
+}
+
+/// Both hardware addresses, as a frame begins.
+#[inline(always)]
+fn hardware(params: &Params) -> [u32; 3] {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (params.dmac, params.smac);
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
+}

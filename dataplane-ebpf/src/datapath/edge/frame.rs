@@ -1,0 +1,99 @@
+//! What the datapath may ask of a packet and of the node it is on, and change.
+
+use super::header::Header;
+use crate::abi::{
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey, Side, SlotKey,
+    SourceKey, Stay, Target,
+};
+
+/// A packet, from its first byte.
+pub trait Frame {
+    /// Words at an offset, as the machine loads them; `None` if it ends before.
+    fn words<const N: usize>(&self, at: usize) -> Option<[u32; N]>;
+    /// Puts others in their place; only where they have been read before.
+    fn put<const N: usize>(&mut self, at: usize, words: &[u32; N]);
+    /// Mends the checksum of TCP, UDP or ICMPv6: by what changed in the addresses that it covers, and by what changed behind
+    /// it. They are told apart because a device may still have to add up the latter. `zero_is_none`: UDP's rule over IPv4.
+    fn mend(&mut self, at: usize, addresses: u32, rest: u32, zero_is_none: bool);
+    /// Whether it has a tag of a virtual network that has been taken out of it.
+    fn is_tagged(&self) -> bool;
+    /// The way on for what bears this header now.
+    fn way(&self, header: &Header) -> Way;
+    /// Index of the device on which an answer would leave to the header's source.
+    fn way_back(&self, header: &Header) -> Option<u32>;
+}
+
+/// Where a packet goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To a neighbour whose hardware address is known.
+    To(Hop),
+    /// Out of the device with this index, to a neighbour who must be asked first.
+    Ask(u32),
+    /// That is not known here, or not so simple.
+    Stack,
+}
+
+/// A next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Index of the device.
+    pub device: u32,
+    /// The neighbour's hardware address and the device's, as a frame begins.
+    pub addresses: [u32; 3],
+}
+
+/// Outcome of writing a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It is there.
+    Yes,
+    /// Another is there already.
+    Taken,
+    /// There is no room.
+    Full,
+}
+
+/// The tables.
+pub trait Tables {
+    /// What becomes of new flows to an address.
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    /// Where a list stands.
+    fn list(&self, list: u32) -> Option<ListState>;
+    /// One place of a list.
+    fn target(&self, key: &SlotKey) -> Option<Target>;
+    /// Whether an endpoint serves, and its place.
+    fn server(&self, key: &ServerKey) -> Option<Member>;
+    /// Whether a source is let in.
+    fn admits(&self, key: &SourceKey) -> bool;
+    /// What an address of this node is used for.
+    fn own(&self, address: &Address) -> Option<u32>;
+    /// Whether a device has our programs.
+    fn covers(&self, device: u32) -> bool;
+    /// What is the same for all flows of a family.
+    fn side(&self, place: u32) -> Option<&Side>;
+    /// The routes' epoch.
+    fn epoch(&self) -> u32;
+    /// A flow.
+    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    /// Writes a new flow.
+    fn add(&self, key: &FlowKey, flow: &Flow) -> Added;
+    /// Ends one.
+    fn remove(&self, key: &FlowKey);
+    /// Writes down when a flow was seen, and adds to its marks.
+    fn touch(&self, key: &FlowKey, seen: u32, marks: u32);
+    /// Writes down that a flow's endpoint still served in this generation of this list.
+    fn confirm(&self, key: &FlowKey, list: u32, generation: u32);
+    /// Writes down a flow's next hop.
+    fn keep(&self, key: &FlowKey, hop: &Hop, epoch: u32);
+    /// What a client got.
+    fn stay(&self, key: &ClientKey) -> Option<Stay>;
+    /// Writes that down.
+    fn set_stay(&self, key: &ClientKey, stay: &Stay);
+    /// The time: seconds of a clock that never goes back.
+    fn seconds(&self) -> u32;
+    /// A random number, uniform over all values.
+    fn random(&self) -> u32;
+    /// Counts an event.
+    fn count(&self, counter: EdgeCounter);
+}

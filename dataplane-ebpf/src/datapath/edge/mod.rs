@@ -1,0 +1,14 @@
+//! What happens to one packet at the edge of the node: to a service's address from outside, and back.
+
+pub mod checksum;
+pub mod error;
+pub mod frame;
+pub mod hash;
+pub mod header;
+pub mod life;
+pub mod open;
+mod pass;
+pub mod rewrite;
+
+pub use frame::{Added, Frame, Hop, Tables, Way};
+pub use pass::{Step, Verdict, egress, first, ingress, send};

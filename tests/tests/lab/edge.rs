@@ -1,0 +1,118 @@
+//! The edge layer: callers from outside, served by programs on the node's outside devices.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use lab::agent::Answer;
+use lab::manifest::{Service, Slice, file};
+use lab::{Daemon, Node, Pod, Protocol};
+use serde_json::{Value, json};
+
+use crate::nftables::PODS;
+use crate::stage::{PORT, Stage, V4, V6};
+
+const NODE_PORT: u16 = 30_080;
+/// The node's outside devices, whatever they are called.
+const EDGE: [&str; 2] = ["--edge=tcx", "--forwarding=redirect"];
+
+/// A node with the edge layer, endpoints there and on another node, and a third node that asks.
+struct Outside {
+    stage: Stage,
+    distant: Node,
+    asker: Node,
+    here: Pod,
+    there: Pod,
+    _servers: Vec<lab::Server>,
+}
+
+impl Outside {
+    fn new() -> Self {
+        let stage = Stage::of_ebpf();
+        let (distant, asker) = (stage.lab.node("n2").unwrap(), stage.lab.node("n3").unwrap());
+        let (here, there) = (stage.node.pod("here").unwrap(), distant.pod("there").unwrap());
+        let servers = vec![here.serve(PORT).unwrap(), there.serve(PORT).unwrap()];
+        Self { stage, distant, asker, here, there, _servers: servers }
+    }
+
+    fn daemon(&self, more: &[&str]) -> Daemon {
+        let node_object = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" },
+            "status": { "addresses": [
+                { "type": "InternalIP", "address": self.stage.node.v4() },
+                { "type": "InternalIP", "address": self.stage.node.v6() },
+            ] },
+        });
+        self.stage.manifests.put("node.yaml", node_object).unwrap();
+        let arguments = [&[PODS][..], &EDGE, more].concat();
+        self.stage.node.daemon(self.stage.settings().with(&arguments)).unwrap()
+    }
+
+    /// A Service with node ports for TCP and UDP, an endpoint on each node, and everything that is said of it.
+    fn web(&self, more: impl Fn(Service) -> Service) {
+        self.put(more);
+        self.stage.node.wait_endpoints("default", "web", 8).unwrap();
+    }
+
+    fn put(&self, more: impl Fn(Service) -> Service) {
+        let plain = Service::new("web", &[V4, V6]).port("tcp", "TCP", 80).port("udp", "UDP", 80);
+        let mut service = more(plain.set("type", "NodePort")).object();
+        for port in 0..2 {
+            service["spec"]["ports"][port]["nodePort"] = json!(NODE_PORT);
+        }
+        let slice = |slice: Slice, v6: bool| {
+            let ip = |pod: &Pod| if v6 { pod.v6().into() } else { std::net::IpAddr::from(pod.v4()) };
+            let slice = slice.port("tcp", "TCP", PORT).port("udp", "UDP", PORT);
+            slice.ready(ip(&self.here)).on("n1").ready(ip(&self.there)).on("n2").object()
+        };
+        let slices = [slice(Slice::v4("web-4", "web"), false), slice(Slice::v6("web-6", "web"), true)];
+        let [v4, v6] = slices;
+        self.stage.manifests.put("web.yaml", file(&[service, v4, v6])).unwrap();
+    }
+
+    /// The node's port, by both families.
+    fn node_ports(&self) -> [std::net::SocketAddr; 2] {
+        let node = &self.stage.node;
+        [(node.v4(), NODE_PORT).into(), (node.v6(), NODE_PORT).into()]
+    }
+
+    fn edge(&self) -> Value {
+        self.stage.node.status().unwrap()["kernel"]["edge"].clone()
+    }
+
+    fn count(&self, counter: &str) -> u64 {
+        let edge = self.edge();
+        edge["counters"][counter].as_u64().unwrap_or_else(|| panic!("no {counter} in {edge:#}"))
+    }
+}
+
+/// What the servers see when somebody asks often: name and source.
+fn seen(ask: impl Fn() -> Result<Answer>) -> BTreeSet<(String, String)> {
+    let pair = |answer: Answer| {
+        assert!(answer.ok, "{answer:?}");
+        let source: std::net::SocketAddr = answer.source.parse().unwrap();
+        (answer.name, source.ip().to_string())
+    };
+    (0..24).map(|_| pair(ask().unwrap())).collect()
+}
+
+fn set(pairs: &[(&str, String)]) -> BTreeSet<(String, String)> {
+    pairs.iter().map(|(name, source)| ((*name).to_owned(), source.clone())).collect()
+}
+
+#[test]
+fn node_ports_lead_to_endpoints_here_with_the_clients_address_and_to_others_with_the_nodes() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(&[]);
+    outside.web(|service| service);
+    let [v4, v6] = outside.node_ports();
+    let (node, asker) = (&outside.stage.node, &outside.asker);
+    let four = set(&[("here", asker.v4().to_string()), ("there", node.v4().to_string())]);
+    let six = set(&[("here", asker.v6().to_string()), ("there", node.v6().to_string())]);
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let before = outside.count("opened");
+        assert_eq!(seen(|| asker.call(protocol, v4)), four, "{protocol:?}");
+        assert_eq!(seen(|| asker.call(protocol, v6)), six, "{protocol:?}");
+        assert_eq!(outside.count("opened") - before, 48, "each call was a flow of the edge layer: {}", outside.edge());
+    }
+    daemon.no_errors().unwrap();
+}

@@ -1,0 +1,149 @@
+//! The edge layer as something that may be missing: whatever it cannot do, the packet filter below it does. So its failures
+//! are nobody else's; it is taken away as a whole, and tried again later.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::{Edge, Report, Settings, remove_all, remove_hooks};
+use crate::backend::{Applied, BackendError, Wanted, chain};
+use crate::desired::Context;
+
+/// Wait before it is tried again: doubled each time, up to the second figure.
+const RETRY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// The layer, if it is asked for and works.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    settings: Option<Settings>,
+    context: Context,
+    layer: Layer,
+}
+
+#[derive(Debug, Default)]
+enum Layer {
+    /// Nobody wants it.
+    #[default]
+    Off,
+    /// It works.
+    Up(Box<Edge>),
+    /// It does not, and is tried again at this time.
+    Down { why: String, wait: Duration, again: Instant },
+}
+
+impl Keeper {
+    /// Opens the layer, if there are settings for it. Nothing that is in force changes yet.
+    pub fn open(settings: Option<Settings>) -> Self {
+        let mut keeper = Self { settings, ..Self::default() };
+        if let Some(settings) = &keeper.settings {
+            match Edge::open(settings) {
+                Ok(edge) => keeper.layer = Layer::Up(Box::new(edge)),
+                Err(error) => keeper.down(&error),
+            }
+        }
+        keeper
+    }
+
+    fn down(&mut self, error: &BackendError) {
+        let wait = match &self.layer {
+            Layer::Down { wait, .. } => (*wait * 2).min(RETRY[1]),
+            Layer::Off | Layer::Up(_) => RETRY[0],
+        };
+        warn!(
+            error = error as &dyn std::error::Error,
+            again_in = ?wait,
+            "the edge layer cannot be used; nftables has the traffic from outside"
+        );
+        self.layer = Layer::Down { why: chain(error), wait, again: Instant::now() + wait };
+        self.release();
+    }
+
+    /// What nobody keeps up to date must not be in force.
+    fn release(&self) {
+        if let Some(settings) = &self.settings
+            && let Err(error) = remove_hooks(&settings.pin_dir)
+        {
+            warn!(error = &error as &dyn std::error::Error, "could not take the edge layer's programs away");
+        }
+    }
+
+    /// Takes what does not belong to a Service. Returns whether the kernel is behind now.
+    pub fn surround(&mut self, context: &Context) -> bool {
+        self.context = context.clone();
+        match &mut self.layer {
+            Layer::Up(edge) => edge.surround(context),
+            Layer::Off | Layer::Down { .. } => false,
+        }
+    }
+
+    /// Brings some Services to the wanted state.
+    pub fn apply(&mut self, wanted: &Wanted) -> Applied {
+        let Layer::Up(edge) = &mut self.layer else { return Applied::default() };
+        edge.apply(wanted).unwrap_or_else(|error| {
+            self.down(&error);
+            Applied::default()
+        })
+    }
+
+    /// Puts it into force, and repairs it.
+    pub fn enable(&mut self) {
+        if let Layer::Up(edge) = &mut self.layer
+            && let Err(error) = edge.enable()
+        {
+            self.down(&error);
+        }
+    }
+
+    /// Whether devices, addresses or hooks are not what they were.
+    pub fn disturbed(&mut self) -> bool {
+        match &mut self.layer {
+            Layer::Up(edge) => edge.disturbed(),
+            Layer::Off | Layer::Down { .. } => false,
+        }
+    }
+
+    /// Tries again what did not work, with all there is.
+    pub fn tend(&mut self, everything: impl Iterator<Item = Wanted>) {
+        let Layer::Down { again, .. } = &self.layer else { return };
+        let Some(settings) = self.settings.as_ref().filter(|_| Instant::now() >= *again) else { return };
+        match raise(settings, &self.context, everything) {
+            Ok(edge) => {
+                info!("the edge layer works again");
+                self.layer = Layer::Up(Box::new(edge));
+            }
+            Err(error) => self.down(&error),
+        }
+    }
+
+    /// Where nobody wants it, nothing of it may be in force, of whichever daemon.
+    pub fn clear(&self, pin_dir: &std::path::Path) {
+        if let Layer::Off = self.layer
+            && let Err(error) = remove_all(pin_dir)
+        {
+            warn!(error = &error as &dyn std::error::Error, "could not remove what the edge layer had left");
+        }
+    }
+
+    /// Devices, and counts; why there are none.
+    pub fn report(&self) -> Option<Report> {
+        match &self.layer {
+            Layer::Off => None,
+            Layer::Up(edge) => Some(edge.report()),
+            Layer::Down { why, .. } => Some(Report { down: Some(why.clone()), ..Report::default() }),
+        }
+    }
+}
+
+fn raise(
+    settings: &Settings,
+    context: &Context,
+    everything: impl Iterator<Item = Wanted>,
+) -> Result<Edge, BackendError> {
+    let mut edge = Edge::open(settings)?;
+    edge.surround(context);
+    for share in everything {
+        edge.apply(&share)?;
+    }
+    edge.enable()?;
+    Ok(edge)
+}

@@ -1,0 +1,338 @@
+//! The edge layer in eBPF: programs on the node's outside devices, and a table of flows of their own.
+//!
+//! Every daemon fills maps of its own and then turns the devices' hooks over to programs that work on these; flows, what
+//! clients got under session affinity, and counts outlive it. So nothing is ever read back, and nothing is in force half.
+
+mod books;
+mod flows;
+mod hooks;
+mod image;
+mod keeper;
+mod maps;
+mod monitor;
+mod network;
+mod object;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData, PerCpuArray};
+use dataplane_ebpf::abi::{self, EdgeCounter, NODE_PORTS, OWN, SIDE_V4, SIDE_V6, Side};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use self::books::Books;
+use self::flows::Sweeper;
+use self::hooks::{Hooks, Programs};
+use self::maps::Maps;
+use self::monitor::Monitor;
+use self::network::{Device, Network};
+pub use self::keeper::Keeper;
+pub use self::object::Capacity;
+use self::object::{Object, broken, home};
+use super::ebpf::{pins, sys};
+use super::{Applied, BackendError, Wanted};
+use crate::desired::{Context, NodePorts, Pods};
+use crate::model::Family;
+
+/// Where and how to install.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory for pins, on a bpf file system.
+    pub pin_dir: PathBuf,
+    /// Room in new maps.
+    pub capacity: Capacity,
+    /// Names of devices; `*` at the end stands for anything. Empty: those with a default route or the node's address.
+    pub devices: Vec<String>,
+    /// Whether packets go to the next hop past the host's stack.
+    pub redirect: bool,
+    /// Ports for masqueraded flows.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// What is in the kernel, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Why it does not work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
+    /// How packets go on: `redirect` or `stack`.
+    pub forwarding: String,
+    /// The devices.
+    pub devices: Vec<DeviceState>,
+    /// Entries in the table of flows, two for each flow.
+    pub flow_entries: u64,
+    /// Event counts by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// How the hooks of a device stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceState {
+    /// Its name.
+    pub device: String,
+    /// Whether programs hang on both of its hooks.
+    pub attached: bool,
+}
+
+/// The layer, and what it is known to hold.
+pub struct Edge {
+    settings: Settings,
+    home: PathBuf,
+    hooks: Hooks,
+    programs: Programs,
+    maps: Maps,
+    books: Books,
+    context: Context,
+    network: Network,
+    monitor: Monitor,
+    sweeper: Sweeper,
+    counters: PerCpuArray<MapData, u64>,
+    in_force: bool,
+    _object: Object,
+}
+
+impl Edge {
+    /// Loads programs and empty maps. Nothing that is in force changes yet.
+    pub fn open(settings: &Settings) -> Result<Self, BackendError> {
+        let home = home(&settings.pin_dir);
+        pins::make(&home)?;
+        let hooks = Hooks::new(&home)?;
+        let mut object = Object::load(&home, settings.capacity)?;
+        pin_steps(&mut object, &home)?;
+        let programs = Programs::of(&mut object)?;
+        let maps = Maps::of(&mut object)?;
+        let monitor = Monitor::start(object.array(abi::EPOCH)?).map_err(BackendError::Network)?;
+        let sweeper = Sweeper::start(flows::open(&home)?).map_err(BackendError::Network)?;
+        Ok(Self {
+            network: network::read().map_err(BackendError::Network)?,
+            counters: counters(object.take(abi::EDGE_COUNTERS)?)?,
+            settings: settings.clone(),
+            home,
+            hooks,
+            programs,
+            maps,
+            books: Books::new(seed()),
+            context: Context::default(),
+            monitor,
+            sweeper,
+            in_force: false,
+            _object: object,
+        })
+    }
+
+    /// Takes what does not belong to a Service. Returns whether the kernel is behind now.
+    pub fn surround(&mut self, context: &Context) -> bool {
+        let is_new = self.context != *context;
+        self.context = context.clone();
+        is_new
+    }
+
+    /// Brings some Services to the wanted state. After an error it must be opened anew.
+    pub fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        let step = self.books.step(wanted);
+        if step.plan.is_empty() {
+            self.books.done(step);
+            return Ok(Applied::default());
+        }
+        if self.books.lists() > self.maps.room() {
+            return Err(BackendError::Full(abi::LISTS));
+        }
+        let applied = self.maps.write(&step.plan)?;
+        self.books.done(step);
+        Ok(applied)
+    }
+
+    /// Puts the programs behind the devices' hooks, and says what is the same for all flows.
+    pub fn enable(&mut self) -> Result<(), BackendError> {
+        self.describe()?;
+        let chosen = self.chosen();
+        let indexes: Vec<(u32, u32)> = chosen.iter().map(|device| (device.index, 1)).collect();
+        self.maps.set_devices(&indexes)?;
+        for device in &chosen {
+            self.hooks.put(device, &self.programs)?;
+        }
+        if !self.in_force {
+            settle_steps(&self.home)?;
+            let names: Vec<&str> = chosen.iter().map(|device| &*device.name).collect();
+            info!(devices = names.join(","), redirect = self.settings.redirect, "the edge layer is in force");
+        }
+        self.in_force = true;
+        for device in self.hooks.devices() {
+            if indexes.iter().all(|(index, _)| *index != device) {
+                self.hooks.remove(device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows devices and addresses as they come and go. Cheap as long as nothing changes.
+    pub fn disturbed(&mut self) -> bool {
+        if !self.monitor.take() {
+            return false;
+        }
+        match network::read() {
+            Ok(network) => {
+                let is_new = self.network != network;
+                self.network = network;
+                is_new && self.in_force
+            }
+            Err(error) => {
+                warn!(%error, "could not read devices, addresses and routes");
+                false
+            }
+        }
+    }
+
+    /// Devices, and counts.
+    pub fn report(&self) -> Report {
+        let state = |device: &Device| DeviceState {
+            device: device.name.clone(),
+            attached: self.hooks.stand(device.index),
+        };
+        let count = |counter: EdgeCounter| {
+            let values = self.counters.get(&(counter as u32), 0).ok();
+            (counter.name().to_owned(), values.map_or(0, |values| values.iter().sum()))
+        };
+        Report {
+            down: None,
+            forwarding: if self.settings.redirect { "redirect" } else { "stack" }.to_owned(),
+            devices: self.chosen().iter().map(state).collect(),
+            flow_entries: self.sweeper.entries(),
+            counters: EdgeCounter::ALL.into_iter().map(count).collect(),
+        }
+    }
+
+    /// Says what the node's addresses are, and how pods are told.
+    fn describe(&mut self) -> Result<(), BackendError> {
+        let own: Vec<_> = self
+            .network
+            .addresses
+            .iter()
+            .filter(|(_, address)| !address.is_loopback())
+            .map(|(_, address)| (image::address(*address), self.uses(*address)))
+            .collect();
+        self.maps.set_own(&own)?;
+        for (place, family) in [(SIDE_V4, Family::V4), (SIDE_V6, Family::V6)] {
+            let side = self.side(family);
+            self.maps.set_side(place, side)?;
+        }
+        Ok(())
+    }
+
+    fn uses(&self, address: IpAddr) -> u32 {
+        let accepts = match &self.context.family(Family::of(address)).node_ports {
+            NodePorts::All => true,
+            NodePorts::Within(ranges) => ranges.iter().any(|range| range.contains(&address)),
+        };
+        if accepts { NODE_PORTS } else { OWN }
+    }
+
+    fn side(&self, family: Family) -> Side {
+        let context = self.context.family(family);
+        let pods = match &context.pods {
+            Some(Pods::Within(range)) => Some(range),
+            // Pods that are told by their device do not come in by these devices.
+            Some(Pods::Interface(_) | Pods::InterfacePrefix(_)) | None => None,
+        };
+        let (pods, pods_mask) = image::range(pods);
+        let is_there = |address: &IpAddr| self.network.addresses.iter().any(|(_, own)| own == address);
+        let own = context.primary.filter(is_there).or_else(|| self.first_address(family));
+        let (first, last) = (*self.settings.ports.start(), *self.settings.ports.end());
+        Side {
+            own: own.map_or([0; 4], image::address),
+            pods,
+            pods_mask,
+            first_port: u32::from(first),
+            ports: u32::from(last.saturating_sub(first)) + 1,
+            redirect: u32::from(self.settings.redirect),
+        }
+    }
+
+    /// The first address on a device of ours that others can reach.
+    fn first_address(&self, family: Family) -> Option<IpAddr> {
+        let ours: BTreeSet<u32> = self.chosen().iter().map(|device| device.index).collect();
+        let fits = |(device, address): &&(u32, IpAddr)| {
+            ours.contains(device) && Family::of(*address) == family && !is_local(*address)
+        };
+        self.network.addresses.iter().find(fits).map(|(_, address)| *address)
+    }
+
+    /// Devices that should have our programs.
+    fn chosen(&self) -> Vec<Device> {
+        let own: Vec<IpAddr> =
+            [Family::V4, Family::V6].into_iter().filter_map(|family| self.context.family(family).primary).collect();
+        let has_own = |index: u32| {
+            self.network.addresses.iter().any(|(device, address)| *device == index && own.contains(address))
+        };
+        let leads_out = |device: &&Device| {
+            if self.settings.devices.is_empty() {
+                return self.network.defaults.contains(&device.index) || has_own(device.index);
+            }
+            self.settings.devices.iter().any(|pattern| fits(pattern, &device.name))
+        };
+        let devices = self.network.devices.iter().filter(|device| !device.is_loopback);
+        devices.filter(leads_out).cloned().collect()
+    }
+}
+
+/// Whether a name fits a pattern with a `*` at its end, or without.
+fn fits(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
+
+/// Addresses that mean something on one cable only.
+fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_loopback(),
+    }
+}
+
+/// A number that generations of this daemon begin with, far from those of the one before: milliseconds since the machine
+/// was started.
+fn seed() -> u32 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    time.map_or(1, |time| (time.tv_sec() as u32).wrapping_mul(4096).wrapping_add(time.tv_nsec() as u32 >> 18))
+}
+
+/// A map of programs is emptied when the last who holds it goes, unless it has a name.
+fn pin_steps(object: &mut Object, home: &Path) -> Result<(), BackendError> {
+    let path = home.join("STEPS-new");
+    pins::remove(&path)?;
+    let Map::ProgramArray(data) = object.take("STEPS")? else { return Err(BackendError::Missing("STEPS")) };
+    sys::pin(data.fd().as_fd(), &path).map_err(|source| BackendError::Pin { deed: "make", path, source })
+}
+
+/// The programs of the daemon before are not needed any more.
+fn settle_steps(home: &Path) -> Result<(), BackendError> {
+    let path = home.join("STEPS-new");
+    std::fs::rename(&path, home.join("STEPS"))
+        .map_err(|source| BackendError::Pin { deed: "rename", path, source })
+}
+
+fn counters(map: Map) -> Result<PerCpuArray<MapData, u64>, BackendError> {
+    PerCpuArray::try_from(map).map_err(|error| broken(abi::EDGE_COUNTERS, "open", error))
+}
+
+/// Takes everything of this layer away. Returns how many pins there were.
+pub fn remove_all(pin_dir: &Path) -> Result<usize, BackendError> {
+    pins::remove(&home(pin_dir))
+}
+
+/// Takes its programs off all devices.
+fn remove_hooks(pin_dir: &Path) -> Result<usize, BackendError> {
+    pins::remove(&home(pin_dir).join("links"))
+}
+
+impl fmt::Debug for Edge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edge").field("in_force", &self.in_force).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,158 @@
+//! Listens to the kernel: when routes, neighbours or devices change, next hops that flows remember may be wrong. They are
+//! forgotten at once, by raising one number; whatever else follows from it is the loop's to do.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use aya::maps::{Array, MapData};
+use dataplane_ebpf::abi::NO_EPOCH;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use tracing::warn;
+
+/// `RTMGRP_LINK`, `RTMGRP_NEIGH`, and addresses and routes of both families.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
+/// Largest message.
+const PIECE: usize = 1 << 16;
+/// Room for what is not read yet.
+const ROOM: u32 = 1 << 20;
+
+/// A thread that listens, in the network namespace in which it was started.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    changed: AtomicBool,
+    ended: AtomicBool,
+}
+
+/// What a message means for next hops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct News {
+    hops: bool,
+    devices: bool,
+}
+
+/// Hardware addresses, by device and neighbour.
+#[derive(Debug, Default)]
+struct Neighbours(HashMap<(u32, String), Vec<u8>>);
+
+impl Monitor {
+    /// Begins to listen. From then on nothing is missed.
+    pub(super) fn start(mut epoch: Array<MapData, u32>) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, GROUPS))?;
+        socket.set_rx_buf_sz(ROOM)?;
+        let shared = Arc::new(Shared::default());
+        raise(&mut epoch);
+        let own = Arc::clone(&shared);
+        thread::Builder::new().name("sluice-routes".to_owned()).spawn(move || listen(&socket, &mut epoch, &own))?;
+        Ok(Self { shared })
+    }
+
+    /// Whether devices or addresses may have changed since the last time this was asked.
+    pub(super) fn take(&self) -> bool {
+        self.shared.changed.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // It ends with the next message; until then it harms nobody.
+        self.shared.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
+    let mut buffer = vec![0; PIECE];
+    let mut neighbours = Neighbours::default();
+    while !shared.ended.load(Ordering::Relaxed) {
+        let news = match socket.recv(&mut &mut buffer[..], 0) {
+            Ok(length) => read(buffer.get(..length).unwrap_or_default(), &mut neighbours),
+            // More happened than there was room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => News { hops: true, devices: true },
+            Err(error) => {
+                warn!(%error, "cannot listen to changes of routes any more; next hops are looked up anew each time");
+                return drop(epoch.set(0, NO_EPOCH, 0));
+            }
+        };
+        if news.hops {
+            raise(epoch);
+        }
+        if news.devices {
+            shared.changed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn raise(epoch: &mut Array<MapData, u32>) {
+    let next = epoch.get(&0, 0).unwrap_or(NO_EPOCH).wrapping_add(1);
+    let next = if next == NO_EPOCH { next + 1 } else { next };
+    if let Err(error) = epoch.set(0, next, 0) {
+        warn!(%error, "could not make flows forget their next hops");
+    }
+}
+
+fn read(mut bytes: &[u8], neighbours: &mut Neighbours) -> News {
+    let mut all = News::default();
+    while !bytes.is_empty() {
+        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else {
+            return News { hops: true, devices: true };
+        };
+        if let NetlinkPayload::InnerMessage(inner) = &message.payload {
+            let news = neighbours.news(inner);
+            all = News { hops: all.hops || news.hops, devices: all.devices || news.devices };
+        }
+        let used = (message.header.length as usize).next_multiple_of(4).max(1);
+        bytes = bytes.get(used..).unwrap_or_default();
+    }
+    all
+}
+
+impl Neighbours {
+    fn news(&mut self, message: &RouteNetlinkMessage) -> News {
+        match message {
+            RouteNetlinkMessage::NewNeighbour(neighbour) => News { hops: self.learn(neighbour), devices: false },
+            RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                self.0.remove(&key(neighbour));
+                News { hops: true, devices: false }
+            }
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
+                // A default route may have come or gone.
+                News { hops: true, devices: true }
+            }
+            _ => News { hops: true, devices: true },
+        }
+    }
+
+    /// Whether a neighbour has another address than before, or none. That one has been heard of again is no news.
+    fn learn(&mut self, neighbour: &NeighbourMessage) -> bool {
+        let hardware = neighbour.attributes.iter().find_map(|attribute| match attribute {
+            NeighbourAttribute::LinkLayerAddress(address) => Some(address.clone()),
+            _ => None,
+        });
+        match hardware {
+            Some(hardware) if neighbour.header.state != NeighbourState::Failed => {
+                self.0.insert(key(neighbour), hardware.clone()) != Some(hardware)
+            }
+            _ => self.0.remove(&key(neighbour)).is_some(),
+        }
+    }
+}
+
+fn key(neighbour: &NeighbourMessage) -> (u32, String) {
+    let address = neighbour.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(address) => Some(format!("{address:?}")),
+        _ => None,
+    });
+    (neighbour.header.ifindex, address.unwrap_or_default())
+}

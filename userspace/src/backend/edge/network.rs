@@ -1,0 +1,138 @@
+//! The node's devices, addresses and default routes, read by rtnetlink (RFC 3549; rtnetlink(7)).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+/// Largest piece of a listing.
+const PIECE: usize = 1 << 16;
+
+/// What there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) devices: Vec<Device>,
+    /// Addresses, with the device that has them.
+    pub(super) addresses: Vec<(u32, IpAddr)>,
+    /// Devices of default routes.
+    pub(super) defaults: BTreeSet<u32>,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// Packets begin with hardware addresses.
+    pub(super) has_hardware_addresses: bool,
+    /// It leads to this node itself.
+    pub(super) is_loopback: bool,
+}
+
+/// Reads all of it in this network namespace.
+pub(super) fn read() -> io::Result<Network> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut network = Network::default();
+    dump(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            network.devices.push(device(&link));
+        }
+    })?;
+    dump(&socket, RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
+        if let RouteNetlinkMessage::NewAddress(found) = message {
+            network.addresses.extend(address(&found).map(|address| (found.header.index, address)));
+        }
+    })?;
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        dump(&socket, RouteNetlinkMessage::GetRoute(question), |message| {
+            if let RouteNetlinkMessage::NewRoute(route) = message {
+                network.defaults.extend(default_of(&route));
+            }
+        })?;
+    }
+    Ok(network)
+}
+
+fn device(link: &LinkMessage) -> Device {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    Device {
+        index: link.header.index,
+        name: name.unwrap_or_default(),
+        has_hardware_addresses: link.header.link_layer_type == LinkLayerType::Ether,
+        is_loopback: link.header.link_layer_type == LinkLayerType::Loopback,
+    }
+}
+
+/// The address on this side; of a cable between two it is not the one that has the attribute's usual name.
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let local = find(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}
+
+/// Devices of a route to everywhere.
+fn default_of(route: &RouteMessage) -> Vec<u32> {
+    if route.header.destination_prefix_length != 0 || route.header.source_prefix_length != 0 {
+        return Vec::new();
+    }
+    let mut devices = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => devices.push(*index),
+            RouteAttribute::MultiPath(ways) => devices.extend(ways.iter().map(|way| way.interface_index)),
+            _ => {}
+        }
+    }
+    devices
+}
+
+fn dump(
+    socket: &Socket,
+    question: RouteNetlinkMessage,
+    mut take: impl FnMut(RouteNetlinkMessage),
+) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(question);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let length = socket.recv(&mut &mut buffer[..], 0)?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(inner) => take(inner),
+                _ => {}
+            }
+            let used = (message.header.length as usize).next_multiple_of(4).max(1);
+            rest = rest.get(used..).unwrap_or_default();
+        }
+    }
+}

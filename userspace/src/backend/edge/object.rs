@@ -1,0 +1,147 @@
+//! The object: loaded over maps of its own, and those that outlive a daemon.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, Map, MapData, ProgramArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, Pod};
+use dataplane_ebpf::abi;
+
+use super::super::ebpf::table::Table;
+use crate::backend::BackendError;
+
+/// The compiled programs; empty in a build without them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge"));
+
+/// Maps that outlive a daemon.
+const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
+/// Programs that others go on with, in the order of their places.
+const STEPS: [&str; 8] = [
+    "edge_first",
+    "edge_first_bare",
+    "edge_send",
+    "edge_send_bare",
+    "edge_error_in",
+    "edge_error_in_bare",
+    "edge_error_out",
+    "edge_error_out_bare",
+];
+/// Programs that hang on devices.
+pub(super) const HOOKED: [&str; 4] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare"];
+/// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
+const STAYS: u32 = 131_072;
+/// Addresses and devices of a node.
+const OWN: u32 = 4096;
+
+/// Room in new maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Addresses of services, lists and source ranges, each.
+    pub services: u32,
+    /// Places in lists.
+    pub slots: u32,
+    /// Entries of flows, two for each flow.
+    pub flows: u32,
+}
+
+/// Programs and maps.
+pub(super) struct Object {
+    ebpf: Ebpf,
+}
+
+impl Object {
+    /// Loads the programs. Maps that outlive a daemon are taken from `pins`, or made and pinned there.
+    pub(super) fn load(pins: &Path, capacity: Capacity) -> Result<Self, BackendError> {
+        if OBJECT.is_empty() {
+            return Err(BackendError::NoPrograms);
+        }
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        for map in SHARED {
+            loader.map_pin_path(map, pins.join(map));
+        }
+        for map in [abi::FRONTENDS, abi::SOURCES] {
+            loader.map_max_entries(map, capacity.services);
+        }
+        loader.map_max_entries(abi::LISTS, capacity.services.saturating_add(1));
+        for map in [abi::TARGETS, abi::SERVERS] {
+            loader.map_max_entries(map, capacity.slots);
+        }
+        for map in [abi::OWN_ADDRESSES, abi::DEVICES] {
+            loader.map_max_entries(map, OWN);
+        }
+        loader.map_max_entries(abi::FLOWS, capacity.flows);
+        loader.map_max_entries(abi::STAYS, STAYS);
+        let ebpf = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
+        let mut object = Self { ebpf };
+        HOOKED.iter().chain(&STEPS).try_for_each(|name| object.load_program(name))?;
+        object.connect()?;
+        Ok(object)
+    }
+
+    fn load_program(&mut self, name: &'static str) -> Result<(), BackendError> {
+        let refused = |error| BackendError::Program { hook: name, source: Box::new(error) };
+        self.program(name)?.load().map_err(refused)
+    }
+
+    /// Puts the programs into their places.
+    fn connect(&mut self) -> Result<(), BackendError> {
+        let mut fds = Vec::new();
+        for name in STEPS {
+            let fd = self.program(name)?.fd();
+            let fd = fd.map_err(|error| BackendError::Program { hook: name, source: Box::new(error) })?;
+            let kept = fd.try_clone();
+            fds.push(kept.map_err(|source| BackendError::Link { deed: "keep", hook: name, source })?);
+        }
+        let map = self.ebpf.map_mut("STEPS").ok_or(BackendError::Missing("STEPS"))?;
+        let mut steps = ProgramArray::try_from(map).map_err(|error| broken("STEPS", "open", error))?;
+        for (place, fd) in fds.iter().enumerate() {
+            steps.set(place as u32, fd, 0).map_err(|error| broken("STEPS", "write", error))?;
+        }
+        // A map of programs is emptied when the last who can write to it goes; the programs must outlive the daemon.
+        Ok(())
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BackendError> {
+        let program = self.ebpf.program_mut(name).ok_or(BackendError::Missing(name))?;
+        program.try_into().map_err(|_| BackendError::Missing(name))
+    }
+
+    /// A handle to a program that hangs on devices.
+    pub(super) fn handle(&mut self, name: &'static str) -> Result<OwnedFd, BackendError> {
+        let refused = |error| BackendError::Program { hook: name, source: Box::new(error) };
+        let fd = self.program(name)?.fd().map_err(refused)?;
+        fd.as_fd().try_clone_to_owned().map_err(|source| BackendError::Link { deed: "keep", hook: name, source })
+    }
+
+    /// Takes a map out, to be written to.
+    pub(super) fn table<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<Table<K, V>, BackendError> {
+        Table::new(name, self.data(name)?)
+    }
+
+    /// Takes an array out.
+    pub(super) fn array<V: Pod>(&mut self, name: &'static str) -> Result<Array<MapData, V>, BackendError> {
+        Array::try_from(self.take(name)?).map_err(|error| broken(name, "open", error))
+    }
+
+    pub(super) fn take(&mut self, name: &'static str) -> Result<Map, BackendError> {
+        self.ebpf.take_map(name).ok_or(BackendError::Missing(name))
+    }
+
+    fn data(&mut self, name: &'static str) -> Result<MapData, BackendError> {
+        match self.take(name)? {
+            Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::Array(data) => Ok(data),
+            _ => Err(BackendError::Missing(name)),
+        }
+    }
+}
+
+/// Where the maps that outlive a daemon are, and links.
+pub(super) fn home(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("edge-v{}", abi::EDGE_VERSION))
+}
+
+pub(super) fn broken(map: &'static str, deed: &'static str, error: aya::maps::MapError) -> BackendError {
+    BackendError::Map { deed, map, source: std::io::Error::other(error) }
+}
