@@ -89,7 +89,8 @@ fn of_address(
 ) -> Result<()> {
     for from in Class::ALL {
         let action = action(address, from);
-        let asked = Asked { port, address, protocol: protocol(port)?, from };
+        let here = outlook.shows_clients.then(|| outlook.here.clone());
+        let asked = Asked { port, address, protocol: protocol(port)?, from, here };
         let count = enough(endpoints(action)) * if port.session_affinity.is_some() { 2 } else { 1 };
         let usual = outlook.usual(from, address.ip, count);
         let (inside, others) = usual.into_iter().partition(|ip| is_let_in(*ip, address));
@@ -112,20 +113,46 @@ struct Asked<'a> {
     address: &'a Address,
     protocol: Protocol,
     from: Class,
+    /// Endpoints that see who comes from outside, if any do.
+    here: Option<BTreeSet<IpAddr>>,
 }
 
 impl Asked<'_> {
     /// Nothing, if there is nobody to come from.
     fn claim(&self, sources: Vec<IpAddr>, action: &Action) -> Option<Claim> {
-        let Self { port: ServicePort { namespace, name, port_name, .. }, address, protocol, from } = self;
+        let Self { port: ServicePort { namespace, name, port_name, .. }, address, protocol, from, .. } = self;
         let is_sticky = self.port.session_affinity.is_some();
         let few = is_sticky && sources.len() < enough(endpoints(action));
         let count = if few { 1 } else { endpoints(action) };
         let to = SocketAddr::new(address.ip, address.port);
         let question = Question { from: *from, protocol: *protocol, to, sources, endpoints: count };
-        let expected = if few { Expected::Some(answer(action)) } else { Expected::Answer(answer(action)) };
+        let answer = self.answer(action);
+        let expected = if few { Expected::Some(answer) } else { Expected::Answer(answer) };
         let subject = format!("{namespace}/{name}:{port_name} {}", address.kind);
         (!question.sources.is_empty()).then_some(Claim { subject, question, expected })
+    }
+
+    fn answer(&self, action: &Action) -> Answer {
+        let plain = answer(action);
+        match (plain, &self.here) {
+            (Answer::Forward { endpoints, source: Some(Source::Masqueraded), to_itself }, Some(here))
+                if self.is_at_the_edge() =>
+            {
+                let count = endpoints.iter().filter(|endpoint| here.contains(&endpoint.ip())).count();
+                let source = match count {
+                    0 => Source::Masqueraded,
+                    all if all == endpoints.len() => Source::Kept,
+                    _ => Source::Either,
+                };
+                Answer::Forward { endpoints, source: Some(source), to_itself }
+            }
+            (plain, _) => plain,
+        }
+    }
+
+    /// Whether such a flow comes in by an outside device, to an address that is for outside.
+    fn is_at_the_edge(&self) -> bool {
+        self.from == Class::Outside && self.address.kind != "ClusterIP" && self.protocol != Protocol::Sctp
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Outlook {
     pub here: BTreeSet<IpAddr>,
     /// Whether flows to ClusterIPs that nobody has are expected to vanish.
     pub drops_unallocated: bool,
+    /// Whether endpoints on this node get to see who comes from outside, also where a plan lets a dataplane hide that.
+    pub shows_clients: bool,
     /// Addresses that no source may have.
     avoided: BTreeSet<IpAddr>,
     /// Sources given away so far: with affinity, an old one would tell nothing about new endpoints.
@@ -53,7 +55,8 @@ impl Outlook {
     /// A node with these addresses of its own.
     pub fn new(pods: Pods, own: &[IpAddr], here: BTreeSet<IpAddr>) -> Self {
         let own = own.to_vec();
-        Self { pods, own, here, drops_unallocated: true, avoided: BTreeSet::new(), given: 0 }
+        let avoided = BTreeSet::new();
+        Self { pods, own, here, drops_unallocated: true, shows_clients: false, avoided, given: 0 }
     }
 
     /// No source shall be an address that a plan speaks of.

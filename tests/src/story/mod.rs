@@ -40,4 +40,9 @@ pub trait Dataplane {
 
     /// Whether flows to ClusterIPs that nobody has vanish as soon as a range is known.
     fn drops_unallocated(&self) -> bool;
+
+    /// Whether endpoints on the node see who comes from outside, also where a plan lets a dataplane hide that.
+    fn shows_clients(&self) -> bool {
+        false
+    }
 }

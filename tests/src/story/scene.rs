@@ -256,6 +256,7 @@ impl<'a> Scene<'a> {
         plan.services.iter_mut().for_each(|port| port.addresses.retain(|address| !address.ip.is_loopback()));
         let mut outlook = Outlook::new(self.pods(), &self.sources()?, self.here());
         outlook.drops_unallocated = self.dataplane.drops_unallocated();
+        outlook.shows_clients = self.dataplane.shows_clients();
         let claims = claims(&plan, &mut outlook)?;
         let (roads, end) = (self.roads.as_mut().context("no node")?, Instant::now() + SETTLED);
         // The signal does not tell whether the Node has been heard of.

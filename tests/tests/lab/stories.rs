@@ -13,15 +13,20 @@ use serde_json::Value;
 struct Sluice {
     manifests: Manifests,
     daemon: Option<Daemon>,
+    /// Whether the edge layer is asked for.
+    edge: bool,
 }
+
+/// What asks for it: the node's devices at the crossroads, but for the one to its pods.
+const EDGE: [&str; 4] = ["--dataplane=auto", "--edge=tcx", "--forwarding=redirect", "--devices=outside,beyond"];
 
 /// Stories that cannot be held against a plan that is made anew at each look, and why.
 const OTHERWISE: [(&str, &str); 1] =
     [("node-unknown-or-gone", "the daemon remembers the Node that is gone, and a plan never knew it")];
 
 impl Sluice {
-    fn new(lab: &Lab) -> Result<Self> {
-        Ok(Self { manifests: Manifests::at(lab.folder().join("manifests"))?, daemon: None })
+    fn new(lab: &Lab, edge: bool) -> Result<Self> {
+        Ok(Self { manifests: Manifests::at(lab.folder().join("manifests"))?, daemon: None, edge })
     }
 
     fn folder(&self) -> Result<&str> {
@@ -34,7 +39,9 @@ impl Dataplane for Sluice {
         // What the one before has installed stays, as at any restart.
         drop(self.daemon.take());
         let config = config.to_str().context("a file with an odd name")?;
-        let settings = Settings::folder(self.manifests.folder()).with(&["--config", config]);
+        let edge: &[&str] = if self.edge { &EDGE } else { &[] };
+        let settings =
+            Settings::folder(self.manifests.folder()).with(&[&["--config", config], edge].concat());
         self.daemon = Some(node.daemon(settings)?);
         Ok(())
     }
@@ -64,6 +71,10 @@ impl Dataplane for Sluice {
     fn drops_unallocated(&self) -> bool {
         true
     }
+
+    fn shows_clients(&self) -> bool {
+        self.edge
+    }
 }
 
 /// A file for each object; JSON is YAML, too.
@@ -75,13 +86,13 @@ fn file(object: &Value) -> String {
 }
 
 /// Tells every story whose place in the list is this one, of so many places.
-fn tell(place: usize, places: usize) {
+fn tell(place: usize, places: usize, edge: bool) {
     let mut report = String::new();
     let all = Story::all().unwrap();
     let told = all.iter().filter(|story| OTHERWISE.iter().all(|(name, _)| *name != story.name));
     for story in told.skip(place).step_by(places) {
         let lab = Lab::new().unwrap();
-        let sluice = Sluice::new(&lab).unwrap();
+        let sluice = Sluice::new(&lab, edge).unwrap();
         let mut scene = Scene::new(&lab, Box::new(sluice));
         match scene.tell(story) {
             Ok(wrong) if wrong.is_empty() => {}
@@ -94,20 +105,30 @@ fn tell(place: usize, places: usize) {
 
 #[test]
 fn packets_find_what_every_story_tells_first_part() {
-    tell(0, 4);
+    tell(0, 4, false);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_second_part() {
-    tell(1, 4);
+    tell(1, 4, false);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_third_part() {
-    tell(2, 4);
+    tell(2, 4, false);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_fourth_part() {
-    tell(3, 4);
+    tell(3, 4, false);
+}
+
+#[test]
+fn packets_find_what_every_story_tells_where_the_edge_serves_first_part() {
+    tell(0, 2, true);
+}
+
+#[test]
+fn packets_find_what_every_story_tells_where_the_edge_serves_second_part() {
+    tell(1, 2, true);
 }
