@@ -28,7 +28,8 @@ struct Programs {
 const DATAPLANE: Programs =
     Programs { title: "the eBPF object", package: "dataplane-ebpf", binary: "dataplane" };
 /// It lies beside the other, where the daemon's build script looks for it.
-const EDGE: Programs = Programs { title: "the edge's eBPF object", package: "dataplane-ebpf", binary: "edge" };
+const EDGE: Programs =
+    Programs { title: "the edge's eBPF object", package: "dataplane-ebpf", binary: "edge" };
 const FRAMES: Programs =
     Programs { title: "the programs that make frames", package: "bench", binary: "frames-ebpf" };
 

@@ -4,6 +4,7 @@ pub(crate) mod change;
 pub(crate) mod coldstart;
 pub(crate) mod connect;
 pub(crate) mod desired;
+mod edge;
 pub(crate) mod host;
 mod nftables;
 pub(crate) mod packets;

@@ -1,8 +1,9 @@
 //! The door to a packet: `struct __sk_buff`.
 
 use aya_ebpf::bindings::{
-    __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Service,
-    bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
+    __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length,
+    bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
+    bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
 };
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_l4_csum_replace, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
@@ -89,9 +90,8 @@ impl<'a> Skb<'a> {
             dmac: [0; 6],
         };
         // SAFETY: the context of this run, and a structure of the size that is said.
-        let found = unsafe {
-            bpf_fib_lookup(self.raw().cast(), &raw mut params, size_of::<Params>() as i32, 0)
-        };
+        let found =
+            unsafe { bpf_fib_lookup(self.raw().cast(), &raw mut params, size_of::<Params>() as i32, 0) };
         (found, params)
     }
 }

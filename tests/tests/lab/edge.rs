@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lab::agent::Answer;
+use lab::client::{Load, Pace};
+use lab::link::batch;
 use lab::manifest::{Service, Slice, file};
-use lab::{Daemon, Node, Pod, Protocol};
+use lab::{Daemon, Node, Pod, Protocol, wait};
 use serde_json::{Value, json};
 
-use crate::nftables::PODS;
+use crate::nftables::{PATIENCE, PODS};
 use crate::stage::{PORT, Stage, V4, V6};
 
 const NODE_PORT: u16 = 30_080;
@@ -18,7 +20,7 @@ const EDGE: [&str; 2] = ["--edge=tcx", "--forwarding=redirect"];
 /// A node with the edge layer, endpoints there and on another node, and a third node that asks.
 struct Outside {
     stage: Stage,
-    distant: Node,
+    _distant: Node,
     asker: Node,
     here: Pod,
     there: Pod,
@@ -31,7 +33,7 @@ impl Outside {
         let (distant, asker) = (stage.lab.node("n2").unwrap(), stage.lab.node("n3").unwrap());
         let (here, there) = (stage.node.pod("here").unwrap(), distant.pod("there").unwrap());
         let servers = vec![here.serve(PORT).unwrap(), there.serve(PORT).unwrap()];
-        Self { stage, distant, asker, here, there, _servers: servers }
+        Self { stage, _distant: distant, asker, here, there, _servers: servers }
     }
 
     fn daemon(&self, more: &[&str]) -> Daemon {
@@ -53,12 +55,17 @@ impl Outside {
         self.stage.node.wait_endpoints("default", "web", 8).unwrap();
     }
 
-    fn put(&self, more: impl Fn(Service) -> Service) {
+    fn service(&self, more: impl Fn(Service) -> Service) -> Value {
         let plain = Service::new("web", &[V4, V6]).port("tcp", "TCP", 80).port("udp", "UDP", 80);
         let mut service = more(plain.set("type", "NodePort")).object();
         for port in 0..2 {
             service["spec"]["ports"][port]["nodePort"] = json!(NODE_PORT);
         }
+        service
+    }
+
+    fn put(&self, more: impl Fn(Service) -> Service) {
+        let service = self.service(more);
         let slice = |slice: Slice, v6: bool| {
             let ip = |pod: &Pod| if v6 { pod.v6().into() } else { std::net::IpAddr::from(pod.v4()) };
             let slice = slice.port("tcp", "TCP", PORT).port("udp", "UDP", PORT);
@@ -67,6 +74,21 @@ impl Outside {
         let slices = [slice(Slice::v4("web-4", "web"), false), slice(Slice::v6("web-6", "web"), true)];
         let [v4, v6] = slices;
         self.stage.manifests.put("web.yaml", file(&[service, v4, v6])).unwrap();
+    }
+
+    /// Only this endpoint is listed, and the kernel has that.
+    fn only(&self, pod: &Pod) {
+        let node = if pod.name() == "here" { "n1" } else { "n2" };
+        let slice = |slice: Slice, ip: std::net::IpAddr| {
+            slice.port("tcp", "TCP", PORT).port("udp", "UDP", PORT).ready(ip).on(node).object()
+        };
+        let slices = [
+            slice(Slice::v4("web-4", "web"), pod.v4().into()),
+            slice(Slice::v6("web-6", "web"), pod.v6().into()),
+        ];
+        let [v4, v6] = slices;
+        self.stage.manifests.put("web.yaml", file(&[self.service(|service| service), v4, v6])).unwrap();
+        self.stage.node.wait_endpoints("default", "web", 4).unwrap();
     }
 
     /// The node's port, by both families.
@@ -83,6 +105,11 @@ impl Outside {
         let edge = self.edge();
         edge["counters"][counter].as_u64().unwrap_or_else(|| panic!("no {counter} in {edge:#}"))
     }
+}
+
+/// A load from the node that asks.
+fn load(asker: &Node, protocol: Protocol, to: std::net::SocketAddr, pace: Pace) -> Result<Load> {
+    Load::start(&asker.place(), protocol, to, pace)
 }
 
 /// What the servers see when somebody asks often: name and source.
@@ -112,7 +139,119 @@ fn node_ports_lead_to_endpoints_here_with_the_clients_address_and_to_others_with
         let before = outside.count("opened");
         assert_eq!(seen(|| asker.call(protocol, v4)), four, "{protocol:?}");
         assert_eq!(seen(|| asker.call(protocol, v6)), six, "{protocol:?}");
-        assert_eq!(outside.count("opened") - before, 48, "each call was a flow of the edge layer: {}", outside.edge());
+        assert_eq!(
+            outside.count("opened") - before,
+            48,
+            "each call was a flow of the edge layer: {}",
+            outside.edge()
+        );
     }
+    daemon.no_errors().unwrap();
+}
+
+#[test]
+fn connections_outlive_their_endpoints_place_in_the_list_and_every_restart() {
+    let outside = Outside::new();
+    let mut daemon = outside.daemon(&[]);
+    outside.web(|service| service);
+    let kept = Pace { keep: true, workers: 6, rate: 200.0, ..Pace::default() };
+    let loads: Vec<_> = outside
+        .node_ports()
+        .into_iter()
+        .map(|to| load(&outside.asker, Protocol::Tcp, to, kept).unwrap())
+        .collect();
+    loads.iter().for_each(|load| drop(load.more(40).unwrap()));
+    for round in 0..2 {
+        daemon.kill9().unwrap();
+        loads.iter().for_each(|load| drop(load.more(40).unwrap()));
+        daemon.restart().unwrap();
+        loads.iter().for_each(|load| drop(load.more(40).unwrap()));
+        // Only the one here is listed now; then only the other.
+        outside.only(if round == 0 { &outside.here } else { &outside.there });
+        loads.iter().for_each(|load| drop(load.more(80).unwrap()));
+    }
+    let mut spread = BTreeSet::new();
+    for load in loads {
+        let end = load.stop().unwrap();
+        assert_eq!(end.failed, 0, "{end:?}");
+        spread.extend(end.spread.into_keys());
+    }
+    assert_eq!(spread.len(), 2, "connections to both went on");
+    daemon.no_errors().unwrap();
+}
+
+#[test]
+fn new_connections_are_served_whatever_becomes_of_the_daemon() {
+    let outside = Outside::new();
+    let mut daemon = outside.daemon(&[]);
+    outside.web(|service| service);
+    let [v4, v6] = outside.node_ports();
+    let fresh = Pace { rate: 200.0, ..Pace::default() };
+    let loads = [v4, v6].map(|to| load(&outside.asker, Protocol::Tcp, to, fresh).unwrap());
+    loads.iter().for_each(|load| drop(load.more(40).unwrap()));
+    for _ in 0..3 {
+        daemon.kill9().unwrap();
+        loads.iter().for_each(|load| drop(load.more(60).unwrap()));
+        daemon.restart().unwrap();
+        loads.iter().for_each(|load| drop(load.more(60).unwrap()));
+    }
+    for load in loads {
+        let end = load.stop().unwrap();
+        assert_eq!((end.failed, end.spread.len()), (0, 2), "{end:?}");
+    }
+    assert!(outside.count("opened") > 300, "the edge layer served them: {}", outside.edge());
+    daemon.no_errors().unwrap();
+}
+
+#[test]
+fn a_datagram_flow_stays_while_its_endpoint_serves_and_moves_when_that_has_gone() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(&[]);
+    outside.web(|service| service);
+    let [v4, _] = outside.node_ports();
+    let kept = Pace { keep: true, workers: 1, rate: 50.0, ..Pace::default() };
+    let load = load(&outside.asker, Protocol::Udp, v4, kept).unwrap();
+    let first = load.more(10).unwrap();
+    let had = first.spread.keys().next().unwrap().clone();
+    assert_eq!(first.spread.len(), 1);
+    let other = if had == "here" { &outside.there } else { &outside.here };
+    outside.only(other);
+    let moved = wait::until("the flow to move", PATIENCE, || {
+        let progress = load.progress();
+        ensure!(progress.spread.contains_key(other.name()), "{progress:?}");
+        Ok(progress)
+    });
+    let end = load.stop().unwrap();
+    assert_eq!(end.failed, 0, "{moved:?} {end:?}");
+    assert!(outside.count("moved") >= 1, "{}", outside.edge());
+    daemon.no_errors().unwrap();
+}
+
+#[test]
+fn devices_are_followed_as_they_come_and_go() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(&["--devices=late*"]);
+    outside.web(|service| service);
+    let names = || -> Vec<String> {
+        let devices = outside.edge()["devices"].as_array().unwrap().clone();
+        let name = |device: &Value| format!("{} {}", device["device"].as_str().unwrap(), device["attached"]);
+        devices.iter().map(name).collect()
+    };
+    assert!(names().is_empty(), "{:?}", names());
+    let netns = outside.stage.node.netns();
+    batch(netns, "link add late0 type veth peer name early0\nlink set late0 up\n").unwrap();
+    let becomes = |expected: &[&str]| {
+        wait::until("the devices to be followed", PATIENCE, || {
+            ensure!(names() == expected, "{:?}", names());
+            Ok(())
+        })
+        .unwrap();
+    };
+    becomes(&["late0 true"]);
+    batch(netns, "link set late0 down\nlink set late0 name later1\nlink set later1 up\n").unwrap();
+    becomes(&["later1 true"]);
+    batch(netns, "link set later1 down\nlink set later1 name other\nlink set other up\n").unwrap();
+    becomes(&[]);
+    batch(netns, "link del other\n").unwrap();
     daemon.no_errors().unwrap();
 }

@@ -18,7 +18,8 @@ struct Sluice {
 }
 
 /// What asks for it: the node's devices at the crossroads, but for the one to its pods.
-const EDGE: [&str; 4] = ["--dataplane=auto", "--edge=tcx", "--forwarding=redirect", "--devices=outside,beyond"];
+const EDGE: [&str; 4] =
+    ["--dataplane=auto", "--edge=tcx", "--forwarding=redirect", "--devices=outside,beyond"];
 
 /// Stories that cannot be held against a plan that is made anew at each look, and why.
 const OTHERWISE: [(&str, &str); 1] =

@@ -56,8 +56,7 @@ pub struct Flags {
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let whole = || format!("{text} is not a range of ports: write the first and the last, as in 1024-29999");
     let (first, last) = text.split_once('-').ok_or_else(whole)?;
-    let (first, last): (u16, u16) =
-        (first.parse().map_err(|_| whole())?, last.parse().map_err(|_| whole())?);
+    let (first, last): (u16, u16) = (first.parse().map_err(|_| whole())?, last.parse().map_err(|_| whole())?);
     if first == 0 || first > last {
         return Err(format!("{text} holds no ports: the first must be above 0 and not above the last"));
     }

@@ -12,8 +12,8 @@ use super::{Output, print, print_json, print_yaml};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
-use crate::backend::{edge, nft};
 use crate::backend::{Report, chain};
+use crate::backend::{edge, nft};
 use crate::model::Problem;
 
 /// How long the daemon may take to answer.

@@ -75,6 +75,9 @@ fn subjects(lab: &lab::Lab, cluster: Option<&mut Cluster>, object: &[u8]) -> Res
         all.push(Subject::kube_proxy(lab, cluster, object, subject::MANY)?);
     }
     all.extend(Subject::nftables(lab, object)?);
+    for forwarding in ["redirect", "stack"] {
+        all.extend(Subject::edge(lab, object, forwarding)?);
+    }
     Ok(all)
 }
 

@@ -11,6 +11,7 @@ use super::clock::Core;
 use super::conntrack;
 use super::programs::Programs;
 use super::road::{self, Road};
+use crate::suite::edge::FlowTable;
 
 /// How long the last frame may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -41,6 +42,8 @@ pub(super) struct Turn {
 pub(super) struct Rig {
     road: Road,
     programs: Programs,
+    /// A table of flows beside the kernel's.
+    table: Option<FlowTable>,
 }
 
 impl Rig {
@@ -50,12 +53,22 @@ impl Rig {
         let mut programs = Programs::load(object)?;
         programs.attach("far_end", road.far().netns(), road::LINK)?;
         programs.attach("near_end", road.near().netns(), road::LINK)?;
-        Ok(Self { road, programs })
+        Ok(Self { road, programs, table: None })
+    }
+
+    /// The same with another table of flows that is to be emptied.
+    pub(super) fn beside(self, table: FlowTable) -> Self {
+        Self { table: Some(table), ..self }
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        conntrack::forget(self.road.node())?;
+        self.table.as_mut().map_or(Ok(()), FlowTable::forget)
     }
 
     /// Sends, and says what it cost. The kernel knows no flow afterwards: its table is one for all namespaces.
     pub(super) fn turn(&mut self, target: SocketAddrV4, load: Load) -> Result<Turn> {
-        conntrack::forget(self.road.node())?;
+        self.forget()?;
         let (flows, frames) = match load {
             Load::Known { flows, frames } => {
                 let warm = || self.there_and_back(target, flows);
@@ -67,7 +80,7 @@ impl Rig {
         self.course(target, flows, false)?;
         let (spent, passed) = self.send(frames)?;
         let (sent, arrived) = self.arrived()?;
-        conntrack::forget(self.road.node())?;
+        self.forget()?;
         let nanoseconds = spent.as_nanos() as f64 / f64::from(frames);
         Ok(Turn { nanoseconds, sent, arrived, share: spent.as_secs_f64() / passed.as_secs_f64() })
     }
@@ -106,7 +119,7 @@ impl Rig {
 
     /// On a thread in the client's namespace that stays on one core: the core's time, and the time that passed.
     fn send(&mut self, frames: u32) -> Result<(Duration, Duration)> {
-        let Self { road, programs } = self;
+        let Self { road, programs, table: _ } = self;
         road.near().netns().run(|| {
             let core = Core::take()?;
             let (before, begin) = (core.spent()?, Instant::now());

@@ -1,9 +1,10 @@
 //! Who forwards: plain routing, the rival, the daemon.
 
 use std::net::SocketAddrV4;
+use std::path::Path;
 
 use anyhow::Result;
-use lab::{Daemon, Lab, Node};
+use lab::{Daemon, Lab, Node, Settings};
 use serde_json::json;
 
 use super::rig::{Load, Rig, Turn};
@@ -11,12 +12,16 @@ use super::target::{self, Policy, Target};
 use crate::cluster::Cluster;
 use crate::rival::{self, Rival};
 use crate::shapes::{self, Format};
-use crate::suite::{nftables, retire};
+use crate::suite::{edge, nftables, retire};
 
 /// Routing, and nothing else.
 pub(super) const ROUTE: &str = "route";
 /// The rival beside very few other services.
 const RIVAL_OF_FEW: &str = "kube-proxy-nftables-1";
+/// The daemon's programs on the node's devices, with the next hop at once.
+const EDGE: &str = "edge";
+/// The same through the host's stack.
+const EDGE_STACK: &str = "edge-stack";
 /// Other services beside those that are sent to.
 pub(super) const FEW: u32 = 1;
 /// The same, for who is compared.
@@ -60,9 +65,26 @@ impl Subject {
             return Ok(None);
         }
         let target = Target(3);
-        let daemon = start(&node, target)?;
+        let daemon = start(&node, target, nftables::settings)?;
         let rig = Rig::new(&node, object)?;
         Ok(Some(Self { name: nftables::NAME, rig, target: Some(target), daemon: Some(daemon) }))
+    }
+
+    /// A node with the daemon and its edge layer; `None` where the daemon has no such thing.
+    pub(super) fn edge(lab: &Lab, object: &[u8], forwarding: &'static str) -> Result<Option<Self>> {
+        let (name, target) = match forwarding {
+            "redirect" => (EDGE, Target(4)),
+            _ => (EDGE_STACK, Target(5)),
+        };
+        let node = lab.node(name)?;
+        if !edge::is_known(&node)? {
+            return Ok(None);
+        }
+        let rig = Rig::new(&node, object)?;
+        let settings = |folder: &Path| edge::settings(folder, &node, forwarding);
+        let daemon = start(&node, target, settings)?;
+        let rig = rig.beside(edge::flows(&node)?);
+        Ok(Some(Self { name, rig, target: Some(target), daemon: Some(daemon) }))
     }
 
     /// Its name in rows.
@@ -82,10 +104,10 @@ impl Subject {
     }
 }
 
-fn start(node: &Node, target: Target) -> Result<Daemon> {
+fn start(node: &Node, target: Target, settings: impl FnOnce(&Path) -> Settings) -> Result<Daemon> {
     let folder = node.folder().join("manifests");
     shapes::fill(&folder, MANY, Format::Json)?;
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": target.objects(node.name()) });
     std::fs::write(folder.join("target.json"), list.to_string())?;
-    node.daemon(nftables::settings(&folder))
+    node.daemon(settings(&folder))
 }

@@ -51,7 +51,8 @@ impl Target {
         SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, self.place(policy)), PORT)
     }
 
-    /// Both Services and their slices; all endpoints are on one node.
+    /// Both Services and their slices. Endpoints of the one that keeps the client's address are on the node, the others are not:
+    /// then nobody has a choice about masquerading.
     pub(super) fn objects(self, node: &str) -> Vec<Value> {
         Policy::ALL.into_iter().flat_map(|policy| [self.service(policy), self.slice(policy, node)]).collect()
     }
@@ -88,6 +89,10 @@ impl Target {
     }
 
     fn slice(self, policy: Policy, node: &str) -> Value {
+        let node = match policy {
+            Policy::Cluster => "elsewhere",
+            Policy::Local => node,
+        };
         let endpoint = |number| {
             let conditions = json!({ "ready": true, "serving": true, "terminating": false });
             json!({ "addresses": [road::endpoint(number)], "nodeName": node, "conditions": conditions })

@@ -37,11 +37,14 @@ fn translate(
     if inner.version != outer.version || inner.source != outer.target {
         return Verdict::Left;
     }
-    let key =
-        FlowKey { source: inner.target, target: inner.source, ports: swapped(inner.ports), protocol: inner.protocol };
+    let key = FlowKey {
+        source: inner.target,
+        target: inner.source,
+        ports: swapped(inner.ports),
+        protocol: inner.protocol,
+    };
     let Some(flow) = tables.flow(&key).filter(ours) else { return Verdict::Left };
-    let reporter =
-        if outer.source == inner.target { flow.source } else { outer.source };
+    let reporter = if outer.source == inner.target { flow.source } else { outer.source };
     let new_outer = Header { source: reporter, target: flow.target, ..outer };
     let ports = swapped(flow.ports);
     let new_inner = Header { source: flow.target, target: flow.source, ports, ..inner };

@@ -2,8 +2,8 @@
 
 use super::header::Header;
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey, Side, SlotKey,
-    SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
+    Side, SlotKey, SourceKey, Stay, Target,
 };
 
 /// A packet, from its first byte.

@@ -5,9 +5,9 @@ use super::hash;
 use super::header::{Header, MAPPED, Version, pair, split};
 use super::life;
 use crate::abi::{
-    Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState, MASQUERADE,
-    MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, ServerKey, Side, SlotKey, SourceKey, Stay,
-    Target,
+    Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState,
+    MASQUERADE, MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, ServerKey, Side,
+    SlotKey, SourceKey, Stay, Target,
 };
 
 /// How often a choice is begun anew when the list changes under it.
@@ -168,7 +168,8 @@ fn draw(tables: &impl Tables, header: &Header, wish: &Wish, state: &ListState) -
     if state.timeout != 0
         && let Some(stay) = tables.stay(&client(header, state))
         && tables.seconds().wrapping_sub(stay.used) < state.timeout
-        && let Some(Member { index }) = tables.server(&ServerKey { list: wish.list, port: stay.port, address: stay.address })
+        && let Some(Member { index }) =
+            tables.server(&ServerKey { list: wish.list, port: stay.port, address: stay.address })
         && index < state.slots
         && let Some(target) = at(index)
         && target.address == stay.address

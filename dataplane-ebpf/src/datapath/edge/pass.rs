@@ -6,7 +6,9 @@ use super::header::{self, Header, TCP, UDP};
 use super::life;
 use super::open::{self, Opened};
 use super::rewrite::rewrite;
-use crate::abi::{ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, NO_EPOCH, REPLY, SIDE_V4, SIDE_V6, Side};
+use crate::abi::{
+    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, NO_EPOCH, REPLY, SIDE_V4, SIDE_V6, Side,
+};
 use header::Version;
 
 /// What becomes of a packet.

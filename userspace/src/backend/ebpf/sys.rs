@@ -103,7 +103,12 @@ fn text(path: &Path) -> io::Result<CString> {
 }
 
 /// Writes entries; keys and values lie one after the other. Stops at the first failure.
-pub(in crate::backend) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: u32) -> io::Result<()> {
+pub(in crate::backend) fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    count: u32,
+) -> io::Result<()> {
     let mut attr = BatchAttr {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
@@ -115,7 +120,11 @@ pub(in crate::backend) fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values:
 }
 
 /// Removes entries. Returns how many were removed before the first key that is not there, and whether there was one.
-pub(in crate::backend) fn delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> io::Result<(u32, bool)> {
+pub(in crate::backend) fn delete_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    count: u32,
+) -> io::Result<(u32, bool)> {
     let mut attr = BatchAttr { keys: keys.as_ptr() as u64, count, map_fd: raw(map), ..BatchAttr::default() };
     match bpf(MAP_DELETE_BATCH, &mut attr) {
         Ok(_) => Ok((attr.count, false)),

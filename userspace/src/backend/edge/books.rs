@@ -120,7 +120,8 @@ impl Books {
         // Another number, so that nobody is let in or kept out by half a list.
         plan.drop_sources.extend(had.image.sources.iter().map(|range| image::source(had.sources, range)));
         held.sources = if held.image.sources.is_empty() { 0 } else { self.number() };
-        plan.put_sources.extend(held.image.sources.iter().map(|range| (image::source(held.sources, range), 1)));
+        plan.put_sources
+            .extend(held.image.sources.iter().map(|range| (image::source(held.sources, range), 1)));
     }
 
     fn change_list(
@@ -132,7 +133,8 @@ impl Books {
         at: usize,
     ) {
         let (Some(before), Some(now)) = (had.image.lists.get(at), held.image.lists.get(at)) else { return };
-        let ((number, state), Some(place)) = (had.lists.get(at).copied().unwrap_or((0, EMPTY)), held.lists.get_mut(at))
+        let ((number, state), Some(place)) =
+            (had.lists.get(at).copied().unwrap_or((0, EMPTY)), held.lists.get_mut(at))
         else {
             return;
         };
@@ -247,7 +249,8 @@ fn target(server: &Server) -> Target {
 
 /// A number for a service port that every daemon makes alike.
 pub(super) fn service_number(name: &ServicePortName) -> u32 {
-    let digest = digest(&SHA256, format!("{name} {} {}", name.protocol.number(), name.family.number()).as_bytes());
+    let digest =
+        digest(&SHA256, format!("{name} {} {}", name.protocol.number(), name.family.number()).as_bytes());
     let bytes = digest.as_ref().first_chunk::<4>().copied().unwrap_or_default();
     u32::from_ne_bytes(bytes).max(1)
 }

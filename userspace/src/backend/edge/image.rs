@@ -55,9 +55,8 @@ pub(super) struct Rules {
 impl Rules {
     /// With the numbers of lists and sources.
     pub(super) fn numbered(self, lists: [u32; 2], sources: u32) -> Frontend {
-        let number = |list: Option<List>| {
-            list.and_then(|list| lists.get(place(list)).copied()).unwrap_or_default()
-        };
+        let number =
+            |list: Option<List>| list.and_then(|list| lists.get(place(list)).copied()).unwrap_or_default();
         Frontend {
             outside: number(self.outside),
             pod: number(self.pod),
@@ -100,12 +99,12 @@ fn is_known(protocol: u32) -> bool {
 }
 
 fn listed(port: &ServicePort, list: List) -> Option<Listed> {
-    let leads_there =
-        |action: Action| matches!(action, Action::Forward(to, _) if to == list);
+    let leads_there = |action: Action| matches!(action, Action::Forward(to, _) if to == list);
     if ![port.external.outside, port.external.pod].into_iter().any(leads_there) {
         return None;
     }
-    let server = |endpoint: &desired::Endpoint| Server { address: endpoint.address(), here: endpoint.uses.here };
+    let server =
+        |endpoint: &desired::Endpoint| Server { address: endpoint.address(), here: endpoint.uses.here };
     let chosen = |wanted: bool| {
         let endpoints = port.endpoints.iter().filter(|endpoint| endpoint.uses.is_in(list) == wanted);
         endpoints.map(server).collect()
@@ -182,11 +181,7 @@ pub(super) fn source(sources: u32, range: &IpNet) -> SourceKey {
         IpNet::V4(_) => 32 + 96,
         IpNet::V6(_) => 32,
     };
-    SourceKey {
-        bits: before + u32::from(range.prefix_len()),
-        sources,
-        address: address(range.network()),
-    }
+    SourceKey { bits: before + u32::from(range.prefix_len()), sources, address: address(range.network()) }
 }
 
 /// A range as an address and the mask of its bits; all zero if there is none.

@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, MapData};
 use dataplane_ebpf::abi::{
-    self, Address, FrontendKey, Frontend, ListState, Member, ServerKey, Side, SlotKey, SourceKey, Target,
+    self, Address, Frontend, FrontendKey, ListState, Member, ServerKey, Side, SlotKey, SourceKey, Target,
 };
 
 use super::super::ebpf::table::Table;
@@ -74,7 +74,10 @@ impl Maps {
 }
 
 /// Makes a small map hold just these.
-fn replace<K: aya::Pod + Ord, V: aya::Pod>(table: &Table<K, V>, entries: &[(K, V)]) -> Result<(), BackendError> {
+fn replace<K: aya::Pod + Ord, V: aya::Pod>(
+    table: &Table<K, V>,
+    entries: &[(K, V)],
+) -> Result<(), BackendError> {
     table.put(entries)?;
     let stale = table.dump()?.into_iter().map(|(key, _)| key);
     let stale: Vec<K> = stale.filter(|key| entries.iter().all(|(kept, _)| kept != key)).collect();

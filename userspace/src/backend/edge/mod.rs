@@ -28,10 +28,10 @@ use tracing::{info, warn};
 use self::books::Books;
 use self::flows::Sweeper;
 use self::hooks::{Hooks, Programs};
+pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
-pub use self::keeper::Keeper;
 pub use self::object::Capacity;
 use self::object::{Object, broken, home};
 use super::ebpf::{pins, sys};
@@ -266,8 +266,10 @@ impl Edge {
 
     /// Devices that should have our programs.
     fn chosen(&self) -> Vec<Device> {
-        let own: Vec<IpAddr> =
-            [Family::V4, Family::V6].into_iter().filter_map(|family| self.context.family(family).primary).collect();
+        let own: Vec<IpAddr> = [Family::V4, Family::V6]
+            .into_iter()
+            .filter_map(|family| self.context.family(family).primary)
+            .collect();
         let has_own = |index: u32| {
             self.network.addresses.iter().any(|(device, address)| *device == index && own.contains(address))
         };
@@ -313,8 +315,11 @@ fn pin_steps(object: &mut Object, home: &Path) -> Result<(), BackendError> {
 /// The programs of the daemon before are not needed any more.
 fn settle_steps(home: &Path) -> Result<(), BackendError> {
     let path = home.join("STEPS-new");
-    std::fs::rename(&path, home.join("STEPS"))
-        .map_err(|source| BackendError::Pin { deed: "rename", path, source })
+    std::fs::rename(&path, home.join("STEPS")).map_err(|source| BackendError::Pin {
+        deed: "rename",
+        path,
+        source,
+    })
 }
 
 fn counters(map: Map) -> Result<PerCpuArray<MapData, u64>, BackendError> {

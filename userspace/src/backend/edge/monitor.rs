@@ -55,7 +55,9 @@ impl Monitor {
         let shared = Arc::new(Shared::default());
         raise(&mut epoch);
         let own = Arc::clone(&shared);
-        thread::Builder::new().name("sluice-routes".to_owned()).spawn(move || listen(&socket, &mut epoch, &own))?;
+        thread::Builder::new()
+            .name("sluice-routes".to_owned())
+            .spawn(move || listen(&socket, &mut epoch, &own))?;
         Ok(Self { shared })
     }
 
@@ -121,7 +123,9 @@ fn read(mut bytes: &[u8], neighbours: &mut Neighbours) -> News {
 impl Neighbours {
     fn news(&mut self, message: &RouteNetlinkMessage) -> News {
         match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => News { hops: self.learn(neighbour), devices: false },
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                News { hops: self.learn(neighbour), devices: false }
+            }
             RouteNetlinkMessage::DelNeighbour(neighbour) => {
                 self.0.remove(&key(neighbour));
                 News { hops: true, devices: false }

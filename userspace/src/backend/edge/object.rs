@@ -112,7 +112,11 @@ impl Object {
     pub(super) fn handle(&mut self, name: &'static str) -> Result<OwnedFd, BackendError> {
         let refused = |error| BackendError::Program { hook: name, source: Box::new(error) };
         let fd = self.program(name)?.fd().map_err(refused)?;
-        fd.as_fd().try_clone_to_owned().map_err(|source| BackendError::Link { deed: "keep", hook: name, source })
+        fd.as_fd().try_clone_to_owned().map_err(|source| BackendError::Link {
+            deed: "keep",
+            hook: name,
+            source,
+        })
     }
 
     /// Takes a map out, to be written to.

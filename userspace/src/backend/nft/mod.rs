@@ -551,7 +551,8 @@ pub fn others_filter_forwarded() -> std::io::Result<Vec<String>> {
     const FORWARD: u32 = 2;
     let mut socket = Socket::open()?;
     let mut all = Vec::new();
-    for (family, word) in [(wire::Tables::Ip, "ip"), (wire::Tables::Ip6, "ip6"), (wire::Tables::Inet, "inet")] {
+    for (family, word) in [(wire::Tables::Ip, "ip"), (wire::Tables::Ip6, "ip6"), (wire::Tables::Inet, "inet")]
+    {
         let tables = kernel::tables_on(&mut socket, family, FORWARD)?;
         all.extend(tables.into_iter().map(|table| format!("{word} {table}")));
     }
