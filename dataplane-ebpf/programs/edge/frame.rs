@@ -1,11 +1,15 @@
 //! The door to a packet: `struct __sk_buff`.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::bindings::{
     __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length,
     bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
     bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_l4_csum_replace, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data,
+};
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Address;
 use dataplane_ebpf::datapath::edge::frame::{Frame, Hop, Way};
@@ -151,6 +155,17 @@ impl Frame for Skb<'_> {
             FOUND => Way::To(Hop { device: params.ifindex, addresses: hardware(&params) }),
             NO_NEIGHBOUR => Way::Ask(params.ifindex),
             _ => Way::Stack,
+        }
+    }
+
+    #[inline(always)]
+    fn leave(&mut self, device: u32, known: bool) {
+        if known {
+            // SAFETY: the helper takes plain numbers.
+            unsafe { bpf_redirect(device, 0) };
+        } else {
+            // SAFETY: null with length zero is what the helper takes for "the packet's own target".
+            unsafe { bpf_redirect_neigh(device, null_mut(), 0, 0) };
         }
     }
 

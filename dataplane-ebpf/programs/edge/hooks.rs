@@ -1,6 +1,5 @@
 //! One function a hook: where packets come in and where they leave, on devices with hardware addresses and on those without.
 
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::datapath::edge::{self, Step, Verdict};
@@ -10,6 +9,8 @@ use crate::maps::{Maps, STEPS};
 
 /// `TCX_NEXT`, and `TC_ACT_UNSPEC` for the older hook: whoever else hangs there sees the packet next.
 const NEXT: i32 = -1;
+/// `TCX_REDIRECT`, `TC_ACT_REDIRECT`: where to, a helper has been told.
+const REDIRECT: i32 = 7;
 /// `TCX_DROP`, `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 /// Bytes of an Ethernet header.
@@ -108,9 +109,6 @@ fn answer(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Left | Verdict::Passed => NEXT,
         Verdict::Dropped => DROP,
-        // SAFETY: both helpers take plain numbers; without a route of its own the second asks for the packet's.
-        Verdict::Redirected(device) => unsafe { bpf_redirect(device, 0) as i32 },
-        // SAFETY: as above; null with length zero is what the helper takes for "none".
-        Verdict::Asked(device) => unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 },
+        Verdict::Redirected => REDIRECT,
     }
 }

@@ -29,7 +29,7 @@ fn translate(
     frame: &mut impl Frame,
     tables: &impl Tables,
     at: usize,
-    ours: impl FnOnce(&Flow) -> bool,
+    ours: impl Fn(&Flow) -> bool,
 ) -> Verdict {
     let Some(outer) = header::read(frame, at, true).filter(reports) else { return Verdict::Left };
     let about = at + outer.version.bytes() + ICMP_BYTES;
@@ -43,7 +43,7 @@ fn translate(
         ports: swapped(inner.ports),
         protocol: inner.protocol,
     };
-    let Some(flow) = tables.flow(&key).filter(ours) else { return Verdict::Left };
+    let Some(flow) = tables.flow(&key).filter(|flow| ours(flow)) else { return Verdict::Left };
     let reporter = if outer.source == inner.target { flow.source } else { outer.source };
     let new_outer = Header { source: reporter, target: flow.target, ..outer };
     let ports = swapped(flow.ports);

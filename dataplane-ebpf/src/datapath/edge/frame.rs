@@ -19,6 +19,9 @@ pub trait Frame {
     fn is_tagged(&self) -> bool;
     /// The way on for what bears this header now.
     fn way(&self, header: &Header) -> Way;
+    /// Has it leave by a device at once. `known`: its hardware addresses are those of the next hop; else that must be asked for
+    /// them.
+    fn leave(&mut self, device: u32, known: bool);
     /// Index of the device on which an answer would leave to the header's source.
     fn way_back(&self, header: &Header) -> Option<u32>;
 }
@@ -75,7 +78,7 @@ pub trait Tables {
     /// The routes' epoch.
     fn epoch(&self) -> u32;
     /// A flow.
-    fn flow(&self, key: &FlowKey) -> Option<Flow>;
+    fn flow(&self, key: &FlowKey) -> Option<&Flow>;
     /// Writes a new flow.
     fn add(&self, key: &FlowKey, flow: &Flow) -> Added;
     /// Ends one.

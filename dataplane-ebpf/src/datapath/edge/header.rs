@@ -109,10 +109,19 @@ pub const fn swapped(ports: u32) -> u32 {
 /// headers, what is cut short. `whole`: a packet that was not quoted by an error message, so that TCP's bits are there.
 #[inline(always)]
 pub fn read(frame: &impl Frame, at: usize, whole: bool) -> Option<Header> {
+    match version(frame, at)? {
+        Version::V4 => read_v4(frame, at, whole),
+        Version::V6 => read_v6(frame, at, whole),
+    }
+}
+
+/// Which internet protocol the packet at `at` is of; `None` for others, and for IPv4 with options.
+#[inline(always)]
+pub fn version(frame: &impl Frame, at: usize) -> Option<Version> {
     let [first] = frame.words::<1>(at)?;
     match first.to_ne_bytes()[0] {
-        0x45 => read_v4(frame, at, whole),
-        first if first >> 4 == 6 => read_v6(frame, at, whole),
+        0x45 => Some(Version::V4),
+        first if first >> 4 == 6 => Some(Version::V6),
         _ => None,
     }
 }
