@@ -31,6 +31,7 @@ use self::hooks::{Hooks, Programs};
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
+pub use self::flows::State;
 pub use self::keeper::Keeper;
 pub use self::object::Capacity;
 use self::object::{Object, broken, home};
