@@ -10,6 +10,7 @@ mod clusterip;
 mod config;
 mod demo;
 mod edge;
+mod edge_devices;
 mod folder;
 mod full;
 mod grow;

@@ -12,8 +12,8 @@ use super::{Output, print, print_json, print_yaml};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
-use crate::backend::{edge, nft};
 use crate::backend::{Report, chain};
+use crate::backend::{edge, nft};
 use crate::model::Problem;
 
 /// How long the daemon may take to answer.
@@ -144,7 +144,7 @@ fn conntrack_text(usage: Usage) -> String {
 }
 
 fn edge_text(report: &edge::Report) -> String {
-    let edge::Report { down, forwarding, devices, flow_entries, counters } = report;
+    let edge::Report { down, forwarding, devices, missing: _, flow_entries, counters } = report;
     if let Some(why) = down {
         return format!("edge      NOT in force: {why}\n");
     }
