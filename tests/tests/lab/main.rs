@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod edge;
 mod edge_devices;
+mod flows;
 mod folder;
 mod full;
 mod grow;

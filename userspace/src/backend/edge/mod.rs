@@ -12,6 +12,7 @@ mod maps;
 mod monitor;
 mod network;
 mod object;
+mod pairs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use self::books::Books;
+pub use self::books::service_number;
 pub use self::flows::State;
 use self::flows::Sweeper;
 use self::hooks::{Hooks, Programs};
@@ -35,6 +37,7 @@ use self::monitor::Monitor;
 use self::network::{Device, Network};
 pub use self::object::Capacity;
 use self::object::{Object, broken, home};
+pub use self::pairs::{Pair, read_flows};
 use super::ebpf::{pins, sys};
 use super::{Applied, BackendError, Wanted};
 use crate::desired::{Context, NodePorts, Pods};
