@@ -57,6 +57,10 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
         Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
+        Task::Flows(flags) => {
+            let config::Listing { output, pins } = &flags.listing;
+            inspect::flows::run(&pins.path(), flags.service.as_ref(), *output)?;
+        }
         Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Probe(flags) => {
             let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::backend::dataplane::{self, Choice, Dataplane};
 use crate::backend::ebpf;
@@ -96,6 +96,9 @@ fn open(flags: &Run, effective: &Effective) -> anyhow::Result<Dataplane> {
     };
     let wanted = settings.ebpf.is_ok() && flags.dataplane != Choice::Nftables;
     let edge = flags.edge.settings(&settings.pin_dir, flags.services_capacity, flags.slots_capacity);
+    if edge.is_some() && !wanted {
+        warn!("there is no edge layer without eBPF: nftables has the traffic from outside");
+    }
     let settings = dataplane::Settings { edge: edge.filter(|_| wanted), ..settings };
     Ok(Dataplane::open(settings)?)
 }

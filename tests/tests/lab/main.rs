@@ -10,6 +10,8 @@ mod clusterip;
 mod config;
 mod demo;
 mod edge;
+mod edge_devices;
+mod flows;
 mod folder;
 mod full;
 mod grow;

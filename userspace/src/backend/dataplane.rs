@@ -165,7 +165,11 @@ impl Dataplane {
             settings,
         };
         dataplane.open_at_start()?;
-        dataplane.edge = edge::Keeper::open(dataplane.settings.edge.take().filter(|_| dataplane.nft.is_ok()));
+        let edge = dataplane.settings.edge.take();
+        if edge.is_some() && dataplane.nft.is_err() {
+            warn!("there is no edge layer without the packet filter, which does what is left to it");
+        }
+        dataplane.edge = edge::Keeper::open(edge.filter(|_| dataplane.nft.is_ok()));
         dataplane.edge.clear(&dataplane.settings.pin_dir);
         let Running { dataplane: name, reason } = dataplane.running();
         info!(dataplane = name, reason, "chose the dataplane");

@@ -24,7 +24,7 @@ pub enum Choice {
 /// How packets go on from the edge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Forwarding {
-    /// `stack` if somebody else filters what is forwarded, else `redirect`.
+    /// `stack` if somebody else filters or masquerades what is forwarded, else `redirect`.
     #[default]
     Auto,
     /// To the next hop at once: the host's firewall sees none of it.
@@ -79,17 +79,17 @@ impl Flags {
         match self.forwarding {
             Forwarding::Redirect => true,
             Forwarding::Stack => false,
-            Forwarding::Auto => match nft::others_filter_forwarded() {
+            Forwarding::Auto => match nft::others_on_the_way() {
                 Ok(tables) if tables.is_empty() => true,
                 Ok(tables) => {
                     info!(
                         tables = tables.join(", "),
-                        "others filter what is forwarded: packets go through the host's stack"
+                        "others filter or masquerade what is forwarded: packets go through the host's stack"
                     );
                     false
                 }
                 Err(error) => {
-                    warn!(%error, "could not find out who filters what is forwarded: packets go through the host's stack");
+                    warn!(%error, "could not find out who filters or masquerades what is forwarded: packets go through the host's stack");
                     false
                 }
             },

@@ -19,6 +19,7 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::inspect::Output;
+use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
 use crate::settings::{Effective, Flags, flags};
@@ -61,6 +62,8 @@ enum Verb {
     Services(Listing),
     /// List the endpoints that are programmed, read from the kernel
     Backends(Listing),
+    /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
+    Flows(Flows),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
     /// Say what this kernel can do and which dataplane would run; changes nothing
@@ -86,6 +89,8 @@ pub enum Task {
     Services(Listing),
     /// List endpoints.
     Backends(Listing),
+    /// List flows.
+    Flows(Flows),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
     /// Say what can run.
@@ -285,6 +290,28 @@ pub struct Listing {
     pub pins: PinDir,
 }
 
+/// Flags of `flows`.
+#[derive(Clone, Debug, Args)]
+pub struct Flows {
+    /// Only flows of this Service
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service)]
+    pub service: Option<ServiceName>,
+    /// As for the other lists.
+    #[command(flatten)]
+    pub listing: Listing,
+}
+
+/// Reads `NAMESPACE/NAME`.
+fn service(text: &str) -> Result<ServiceName, String> {
+    let is_name = |part: &str| !part.is_empty() && !part.contains(|c: char| c == '/' || c.is_whitespace());
+    match text.split_once('/') {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => {
+            Ok(ServiceName::new(namespace, name))
+        }
+        Some(_) | None => Err("write a namespace and a name, as in default/web".to_owned()),
+    }
+}
+
 /// Why there is no command line.
 #[derive(Debug)]
 pub enum Refused {
@@ -382,6 +409,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Status(flags) => Task::Status(flags),
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
+        Verb::Flows(flags) => Task::Flows(flags),
         Verb::Plan(flags) => return plan(flags, complaints),
         Verb::Probe(flags) => {
             complaints.extend(nobody_serves(flags.dataplane, flags.nftables));

@@ -109,6 +109,29 @@ fn the_number_of_affinity_clients_has_bounds() {
     assert_eq!(["0", "16777217", "-1", "many"].map(taken), [false; 4]);
 }
 
+#[test]
+fn flows_of_one_service_are_asked_for_by_namespace_and_name() {
+    let Ok(Task::Flows(flags)) = read("flows --service default/web -o json") else { panic!("not flows") };
+    assert_eq!(flags.service.unwrap().to_string(), "default/web");
+    for wrong in ["web", "default/", "/web", "default/web/tcp", ""] {
+        let line = format!("flows --service={wrong}");
+        check(&line, &["--service <NAMESPACE/NAME>"]);
+        if !wrong.is_empty() {
+            check(&line, &["write a namespace and a name, as in default/web"]);
+        }
+    }
+}
+
+#[test]
+fn ports_of_the_edge_layer_are_a_range() {
+    for wrong in ["0-10", "10-9", "1024", "a-b", "1-70000"] {
+        let line = format!("run --snat-ports={wrong}");
+        check(&line, &["--snat-ports <FIRST-LAST>"]);
+        check(&line, &[wrong]);
+    }
+    check("run --edge=maybe", &["--edge <WHERE>"]);
+}
+
 /// What is wrong with a command line if these flags' values came from these variables.
 #[track_caller]
 fn from_variables(line: &str, variables: &[(&str, &str)], expected: &[&str]) {
@@ -185,7 +208,9 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::InitOnly) => "init",
         Ok(Task::Cleanup(_)) => "cleanup",
         Ok(Task::Plan(..)) => "plan",
-        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Probe(_)) => "show",
+        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Flows(_) | Task::Probe(_)) => {
+            "show"
+        }
         Err(Refused::Asked(_)) => "asked",
         Err(Refused::Wrong(_)) => "wrong",
     };
@@ -202,6 +227,7 @@ fn each_deed_instead_of_running_has_its_flag() {
         ("run --help", "asked"),
         ("cleanup", "cleanup"),
         ("backends", "show"),
+        ("flows", "show"),
         ("run now", "wrong"),
         ("plan --source / --node n1 --explain --strict -o yaml", "plan"),
         ("plan --node-address 10.0.0.1 --node-address fd00::1,10.0.0.2", "plan"),

@@ -2,6 +2,7 @@
 //! writes.
 
 pub mod cleanup;
+pub mod flows;
 pub mod probe;
 pub mod services;
 pub mod status;

@@ -122,6 +122,11 @@ struct Both {
     nft: Option<Described>,
 }
 
+/// Names of the service ports that are programmed.
+pub(super) fn names(pin_dir: &Path) -> anyhow::Result<Vec<ServicePortName>> {
+    Ok(installed(pin_dir)?.into_keys().collect())
+}
+
 /// Whoever may not read the packet filter sees what eBPF has, and the other way round.
 fn installed(pin_dir: &Path) -> anyhow::Result<BTreeMap<ServicePortName, Both>> {
     let mut all: BTreeMap<ServicePortName, Both> = BTreeMap::new();

@@ -144,7 +144,7 @@ fn conntrack_text(usage: Usage) -> String {
 }
 
 fn edge_text(report: &edge::Report) -> String {
-    let edge::Report { down, forwarding, devices, flow_entries, counters } = report;
+    let edge::Report { down, forwarding, devices, missing: _, flow_entries, counters } = report;
     if let Some(why) = down {
         return format!("edge      NOT in force: {why}\n");
     }

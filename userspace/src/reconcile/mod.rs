@@ -11,6 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::backend::conntrack::Usage;
+use crate::backend::edge;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
@@ -357,6 +358,8 @@ impl<B: Backend> Reconciler<B> {
         let counts = self.cluster.counts();
         let kernel = self.backend.report().ok();
         let crowded = kernel.as_ref().and_then(|report| report.conntrack?.problem());
+        let edge: Vec<Problem> =
+            kernel.iter().flat_map(|report| &report.edge).flat_map(edge::Report::problems).collect();
         let unserved = self.unserved.values().flatten().cloned();
         Status {
             daemon: Some(DaemonStatus {
@@ -373,7 +376,7 @@ impl<B: Backend> Reconciler<B> {
                 last_change_millis: self.last_change.map(|took| took.as_secs_f64() * 1e3),
             }),
             kernel,
-            problems: self.problems().into_iter().chain(unserved).chain(crowded).collect(),
+            problems: self.problems().into_iter().chain(unserved).chain(crowded).chain(edge).collect(),
         }
     }
 }

@@ -248,7 +248,7 @@ fn target(server: &Server) -> Target {
 }
 
 /// A number for a service port that every daemon makes alike.
-pub(super) fn service_number(name: &ServicePortName) -> u32 {
+pub fn service_number(name: &ServicePortName) -> u32 {
     let digest =
         digest(&SHA256, format!("{name} {} {}", name.protocol.number(), name.family.number()).as_bytes());
     let bytes = digest.as_ref().first_chunk::<4>().copied().unwrap_or_default();

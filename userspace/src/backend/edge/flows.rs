@@ -8,9 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use aya::maps::MapData;
-use dataplane_ebpf::abi::{ANSWERED, FLOWS, Flow, FlowKey, PEER_FIN, REPLY, SEEN_FIN};
+use dataplane_ebpf::abi::{ANSWERED, FLOWS, Flow, FlowKey, PEER_FIN, PEER_RST, SEEN_FIN, SEEN_RST};
 use dataplane_ebpf::datapath::edge::header::TCP;
 use dataplane_ebpf::datapath::edge::life;
+use serde::Serialize;
 use tracing::debug;
 
 use super::super::ebpf::table::Table;
@@ -40,6 +41,63 @@ pub(super) struct Sweeper {
 struct Shared {
     ended: AtomicBool,
     entries: AtomicU64,
+}
+
+/// Where a flow is in its life, as far as its packets tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// TCP: the endpoint has not answered.
+    Opening,
+    /// TCP: it has.
+    Established,
+    /// TCP: one side has ended.
+    Closing,
+    /// TCP: both have, or one has reset.
+    Closed,
+    /// UDP: the endpoint has not answered.
+    New,
+    /// UDP: it has.
+    Answered,
+}
+
+impl State {
+    /// For people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+            Self::New => "new",
+            Self::Answered => "answered",
+        }
+    }
+
+    /// From the marks of one direction, or of both as seen from one.
+    pub(super) fn of(protocol: u32, marks: u32) -> Self {
+        let answered = marks & ANSWERED != 0;
+        match (protocol == TCP, answered) {
+            (true, _) if life::has_ended(marks) => Self::Closed,
+            (true, _) if marks & (SEEN_FIN | PEER_FIN) != 0 => Self::Closing,
+            (true, true) => Self::Established,
+            (true, false) => Self::Opening,
+            (false, true) => Self::Answered,
+            (false, false) => Self::New,
+        }
+    }
+
+    /// For how many seconds it is kept without a packet.
+    const fn patience(self) -> u32 {
+        match self {
+            Self::Opening => OPENING,
+            Self::Established => ESTABLISHED,
+            Self::Closing => HALF_CLOSED,
+            Self::Closed => ENDED,
+            Self::New => DATAGRAM,
+            Self::Answered => DATAGRAM_ANSWERED,
+        }
+    }
 }
 
 /// The table.
@@ -107,26 +165,127 @@ fn over(all: &[(FlowKey, Flow)], now: u32) -> Vec<FlowKey> {
     };
     let ended = |(key, flow): &&(FlowKey, Flow)| {
         let other = find(&life::sibling(key, flow));
-        let marks = flow.marks | other.map_or(0, |other| other.marks & !REPLY);
-        let seen = other.map_or(flow.seen, |other| later(flow.seen, other.seen));
+        let marks = flow.marks | other.map_or(0, |other| turned(other.marks));
+        let seen = other.map_or(flow.seen, |other| flow.seen.max(other.seen));
         // A clock read a moment later on another processor may be ahead of ours.
-        now.saturating_sub(seen) > patience(key.protocol, marks)
+        now.saturating_sub(seen) > State::of(key.protocol, marks).patience()
     };
     all.iter().filter(ended).map(|(key, _)| *key).collect()
 }
 
-fn later(a: u32, b: u32) -> u32 {
-    a.max(b)
+/// What the marks of one direction say of the flow, as seen from the other: its own end is there the other's.
+pub(super) fn turned(marks: u32) -> u32 {
+    let turns = [
+        (SEEN_FIN, PEER_FIN),
+        (PEER_FIN, SEEN_FIN),
+        (SEEN_RST, PEER_RST),
+        (PEER_RST, SEEN_RST),
+        (ANSWERED, ANSWERED),
+    ];
+    turns.into_iter().filter(|(from, _)| marks & from != 0).fold(0, |turned, (_, to)| turned | to)
 }
 
-fn patience(protocol: u32, marks: u32) -> u32 {
-    let answered = marks & ANSWERED != 0;
-    match (protocol == TCP, answered) {
-        (true, _) if life::has_ended(marks) => ENDED,
-        (true, _) if marks & (SEEN_FIN | PEER_FIN) != 0 => HALF_CLOSED,
-        (true, true) => ESTABLISHED,
-        (true, false) => OPENING,
-        (false, true) => DATAGRAM_ANSWERED,
-        (false, false) => DATAGRAM,
+#[cfg(test)]
+mod tests {
+    use dataplane_ebpf::abi::{MASQUERADED, NO_EPOCH};
+    use dataplane_ebpf::datapath::edge::header::{UDP, pair};
+
+    use super::*;
+
+    const NOW: u32 = 100_000;
+
+    /// Both directions of a flow; what the kernel writes down for the one it tells the other.
+    fn flow(protocol: u32, forth: u32, back: u32, seen: [u32; 2]) -> [(FlowKey, Flow); 2] {
+        let key = FlowKey { source: [1; 4], target: [2; 4], ports: pair(10, 20), protocol };
+        let flow = Flow {
+            source: [3; 4],
+            target: [4; 4],
+            ports: pair(30, 40),
+            marks: MASQUERADED | forth,
+            list: 1,
+            generation: 1,
+            seen: seen[0],
+            service: 1,
+            device: 0,
+            addresses: [0; 3],
+            epoch: NO_EPOCH,
+        };
+        let reply = life::reply(&key, &flow);
+        [
+            (key, flow),
+            (life::sibling(&key, &flow), Flow { marks: reply.marks | back, seen: seen[1], ..reply }),
+        ]
+    }
+
+    fn sorted(entries: &[(FlowKey, Flow)]) -> Vec<(FlowKey, Flow)> {
+        let mut all = entries.to_vec();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+
+    /// A flow with these marks is there for as many seconds, whichever direction was heard last, and then both entries go.
+    #[track_caller]
+    fn check(protocol: u32, [forth, back]: [u32; 2], state: State, patience: u32) {
+        for [a, b] in [[0, 0], [0, 77], [77, 0]] {
+            let at = |idle: u32| sorted(&flow(protocol, forth, back, [NOW - idle - a, NOW - idle - b]));
+            assert_eq!(over(&at(patience), NOW), [], "{state:?} after {patience} s");
+            assert_eq!(over(&at(patience + 1), NOW).len(), 2, "{state:?} after {patience} s and one");
+        }
+        assert_eq!(State::of(protocol, forth | turned(back)), state);
+        assert_eq!(State::of(protocol, back | turned(forth)), state, "as seen from the endpoint");
+    }
+
+    #[test]
+    fn a_flow_is_kept_as_long_as_its_state_deserves() {
+        check(TCP, [0, 0], State::Opening, 60);
+        check(TCP, [ANSWERED, ANSWERED], State::Established, 6 * 3600);
+        check(UDP, [0, 0], State::New, 30);
+        check(UDP, [ANSWERED, ANSWERED], State::Answered, 180);
+    }
+
+    #[test]
+    fn a_connection_that_one_side_has_ended_goes_on() {
+        check(TCP, [ANSWERED | SEEN_FIN, ANSWERED | PEER_FIN], State::Closing, 3600);
+        check(TCP, [ANSWERED | PEER_FIN, ANSWERED | SEEN_FIN], State::Closing, 3600);
+    }
+
+    #[test]
+    fn a_connection_that_both_have_ended_or_one_has_reset_goes_soon() {
+        let both = SEEN_FIN | PEER_FIN;
+        check(TCP, [ANSWERED | both, ANSWERED | both], State::Closed, 10);
+        check(TCP, [ANSWERED | SEEN_RST, ANSWERED | PEER_RST], State::Closed, 10);
+        check(TCP, [PEER_RST, SEEN_RST], State::Closed, 10);
+    }
+
+    #[test]
+    fn what_only_one_direction_knows_counts_for_both() {
+        // Two processors that write at once may lose a mark.
+        check(TCP, [ANSWERED, 0], State::Established, 6 * 3600);
+        check(TCP, [ANSWERED, ANSWERED | SEEN_FIN], State::Closing, 3600);
+        check(TCP, [ANSWERED | SEEN_FIN, ANSWERED | SEEN_FIN], State::Closed, 10);
+        check(TCP, [0, SEEN_RST], State::Closed, 10);
+        check(UDP, [0, ANSWERED], State::Answered, 180);
+    }
+
+    #[test]
+    fn half_a_pair_goes_by_what_it_knows_itself() {
+        let all = flow(TCP, ANSWERED, ANSWERED, [NOW - 6 * 3600, NOW]);
+        for half in all {
+            let of_age = |seen| [(half.0, Flow { seen, ..half.1 })];
+            assert_eq!(over(&of_age(NOW - 6 * 3600), NOW), []);
+            assert_eq!(over(&of_age(NOW - 6 * 3600 - 1), NOW), [half.0]);
+        }
+    }
+
+    #[test]
+    fn a_time_ahead_of_ours_is_now() {
+        assert_eq!(over(&sorted(&flow(UDP, 0, 0, [NOW + 1, NOW + 1])), NOW), []);
+    }
+
+    #[test]
+    fn other_flows_stay() {
+        let [forth, back] = flow(TCP, ANSWERED, ANSWERED, [NOW, NOW]);
+        let old = (FlowKey { protocol: UDP, ..forth.0 }, Flow { seen: 1, marks: 0, ..forth.1 });
+        assert_eq!(over(&sorted(&[forth, back, old]), NOW), [old.0]);
     }
 }

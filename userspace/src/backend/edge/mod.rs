@@ -12,6 +12,7 @@ mod maps;
 mod monitor;
 mod network;
 mod object;
+mod pairs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use self::books::Books;
+pub use self::books::service_number;
+pub use self::flows::State;
 use self::flows::Sweeper;
 use self::hooks::{Hooks, Programs};
 pub use self::keeper::Keeper;
@@ -34,10 +37,11 @@ use self::monitor::Monitor;
 use self::network::{Device, Network};
 pub use self::object::Capacity;
 use self::object::{Object, broken, home};
+pub use self::pairs::{Pair, read_flows};
 use super::ebpf::{pins, sys};
 use super::{Applied, BackendError, Wanted};
 use crate::desired::{Context, NodePorts, Pods};
-use crate::model::Family;
+use crate::model::{Family, Problem};
 
 /// Where and how to install.
 #[derive(Clone, Debug)]
@@ -65,10 +69,28 @@ pub struct Report {
     pub forwarding: String,
     /// The devices.
     pub devices: Vec<DeviceState>,
+    /// Names that `--devices` gives and no device has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// Entries in the table of flows, two for each flow.
     pub flow_entries: u64,
     /// Event counts by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+impl Report {
+    /// What of the flags comes to nothing here.
+    pub fn problems(&self) -> Vec<Problem> {
+        let problem = |what: String| Problem::new("edge layer", "--devices", what);
+        let missing = self
+            .missing
+            .iter()
+            .map(|name| problem(format!("no device is called {name}, apart from the loopback")));
+        let nowhere = self.down.is_none() && self.devices.is_empty();
+        let nowhere =
+            nowhere.then(|| problem("it is on no device: nftables has all traffic from outside".to_owned()));
+        missing.chain(nowhere).collect()
+    }
 }
 
 /// How the hooks of a device stand.
@@ -95,6 +117,8 @@ pub struct Edge {
     sweeper: Sweeper,
     counters: PerCpuArray<MapData, u64>,
     in_force: bool,
+    /// What has been said of devices in the log.
+    told: Vec<Problem>,
     _object: Object,
 }
 
@@ -123,6 +147,7 @@ impl Edge {
             monitor,
             sweeper,
             in_force: false,
+            told: Vec::new(),
             _object: object,
         })
     }
@@ -164,12 +189,24 @@ impl Edge {
             info!(devices = names.join(","), redirect = self.settings.redirect, "the edge layer is in force");
         }
         self.in_force = true;
+        self.tell();
         for device in self.hooks.devices() {
             if indexes.iter().all(|(index, _)| *index != device) {
                 self.hooks.remove(device)?;
             }
         }
         Ok(())
+    }
+
+    /// Logs what is wrong with the flags, when it has become so.
+    fn tell(&mut self) {
+        let problems = self.report().problems();
+        for Problem { object, field, message, source: _ } in
+            problems.iter().filter(|problem| !self.told.contains(problem))
+        {
+            warn!(object, field, what = message, "problem");
+        }
+        self.told = problems;
     }
 
     /// Follows devices and addresses as they come and go. Cheap as long as nothing changes.
@@ -204,6 +241,7 @@ impl Edge {
             down: None,
             forwarding: if self.settings.redirect { "redirect" } else { "stack" }.to_owned(),
             devices: self.chosen().iter().map(state).collect(),
+            missing: self.missing(),
             flow_entries: self.sweeper.entries(),
             counters: EdgeCounter::ALL.into_iter().map(count).collect(),
         }
@@ -262,6 +300,13 @@ impl Edge {
             ours.contains(device) && Family::of(*address) == family && !is_local(*address)
         };
         self.network.addresses.iter().find(fits).map(|(_, address)| *address)
+    }
+
+    /// Names that were given and that no device has.
+    fn missing(&self) -> Vec<String> {
+        let devices = self.network.devices.iter().filter(|device| !device.is_loopback);
+        let is_missing = |pattern: &&String| !devices.clone().any(|device| fits(pattern, &device.name));
+        self.settings.devices.iter().filter(is_missing).cloned().collect()
     }
 
     /// Devices that should have our programs.
@@ -339,5 +384,57 @@ fn remove_hooks(pin_dir: &Path) -> Result<usize, BackendError> {
 impl fmt::Debug for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Edge").field("in_force", &self.in_force).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(devices: &[&str], missing: &[&str], down: Option<&str>, said: &[&str]) {
+        let state = |device: &&str| DeviceState { device: (*device).to_owned(), attached: true };
+        let report = Report {
+            down: down.map(str::to_owned),
+            devices: devices.iter().map(state).collect(),
+            missing: missing.iter().map(|name| (*name).to_owned()).collect(),
+            ..Report::default()
+        };
+        let found: Vec<String> = report.problems().iter().map(ToString::to_string).collect();
+        assert_eq!(found, said);
+    }
+
+    #[test]
+    fn names_of_no_device_and_a_layer_on_no_device_are_problems() {
+        let nowhere = "edge layer: --devices: it is on no device: nftables has all traffic from outside";
+        check(&["eth0"], &[], None, &[]);
+        check(
+            &["eth0"],
+            &["bond*"],
+            None,
+            &["edge layer: --devices: no device is called bond*, apart from the loopback"],
+        );
+        check(
+            &[],
+            &["eth9"],
+            None,
+            &["edge layer: --devices: no device is called eth9, apart from the loopback", nowhere],
+        );
+        check(&[], &[], None, &[nowhere]);
+        check(&[], &[], Some("no programs"), &[]);
+    }
+
+    #[test]
+    fn a_star_at_the_end_stands_for_anything() {
+        for (pattern, name, expected) in [
+            ("eth0", "eth0", true),
+            ("eth0", "eth01", false),
+            ("eth*", "eth01", true),
+            ("eth*", "eth", true),
+            ("*", "lan", true),
+            ("e*0", "eth0", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
     }
 }

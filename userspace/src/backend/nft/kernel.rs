@@ -71,10 +71,16 @@ pub(super) fn read_chains(socket: &mut Socket, family: Tables) -> io::Result<Vec
 }
 
 /// Tables with a chain on this hook.
-pub(super) fn tables_on(socket: &mut Socket, family: Tables, hook: u32) -> io::Result<BTreeSet<String>> {
+pub(super) fn tables_on(
+    socket: &mut Socket,
+    family: Tables,
+    hook: u32,
+    kind: Option<&str>,
+) -> io::Result<BTreeSet<String>> {
     let question = request(msg::GETCHAIN, DUMP, family, |_| ());
     socket.collect(&question, |tables: &mut BTreeSet<String>, answer| {
-        if answer.within(chain::HOOK).number(chain::HOOK_NUMBER) == Some(hook) {
+        let is_there = answer.within(chain::HOOK).number(chain::HOOK_NUMBER) == Some(hook);
+        if is_there && kind.is_none_or(|kind| answer.text(chain::TYPE) == Some(kind)) {
             tables.extend(answer.text(chain::TABLE).map(str::to_owned));
         }
     })

@@ -545,18 +545,22 @@ fn found(socket: &mut Socket) -> Result<Vec<(Family, &'static str)>, BackendErro
     Ok(all)
 }
 
-/// Tables of others that have a say in what this node forwards.
-pub fn others_filter_forwarded() -> std::io::Result<Vec<String>> {
-    /// `NF_INET_FORWARD`.
-    const FORWARD: u32 = 2;
+/// Tables of others that must see both directions of what this node forwards: those that filter it, and those that
+/// masquerade it. Of a flow whose first packet they have not seen they take an answer for a new flow.
+pub fn others_on_the_way() -> std::io::Result<Vec<String>> {
+    /// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`, with the type of chains that counts there.
+    const HOOKS: [(u32, Option<&str>); 2] = [(2, None), (4, Some("nat"))];
     let mut socket = Socket::open()?;
-    let mut all = Vec::new();
+    let mut all = BTreeSet::new();
     for (family, word) in [(wire::Tables::Ip, "ip"), (wire::Tables::Ip6, "ip6"), (wire::Tables::Inet, "inet")]
     {
-        let tables = kernel::tables_on(&mut socket, family, FORWARD)?;
-        all.extend(tables.into_iter().map(|table| format!("{word} {table}")));
+        for (hook, kind) in HOOKS {
+            let tables = kernel::tables_on(&mut socket, family, hook, kind)?;
+            let others = tables.into_iter().filter(|table| !NAMES.contains(&&**table));
+            all.extend(others.map(|table| format!("{word} {table}")));
+        }
     }
-    Ok(all)
+    Ok(all.into_iter().collect())
 }
 
 /// What there is of ours, without the daemon.
