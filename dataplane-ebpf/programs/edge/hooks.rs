@@ -100,7 +100,7 @@ fn go_on(ctx: &TcContext, step: Step, [first, send, error]: [u32; 3]) -> i32 {
         Step::Error => error,
     };
     // SAFETY: a program of the same type, or none.
-    let _ = unsafe { STEPS.tail_call(ctx, place) };
+    unsafe { STEPS.tail_call(ctx, place) };
     NEXT
 }
 

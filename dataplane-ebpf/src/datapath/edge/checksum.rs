@@ -5,10 +5,8 @@
 #[inline(always)]
 pub fn difference<const N: usize>(old: &[u32; N], new: &[u32; N]) -> u32 {
     let mut total = 0_u64;
-    let mut at = 0;
-    while at < N {
-        total += new[at] as u64 + !old[at] as u64;
-        at += 1;
+    for (old, new) in old.iter().zip(new) {
+        total += *new as u64 + !*old as u64;
     }
     narrow(total)
 }

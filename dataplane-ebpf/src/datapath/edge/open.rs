@@ -264,7 +264,7 @@ fn reserve(tables: &impl Tables, key: &FlowKey, flow: &mut Flow, side: &Side) ->
         flow.ports = pair(u32::from(port.to_be()), target);
         match tables.add(&life::sibling(key, flow), &life::reply(key, flow)) {
             Added::Taken => {}
-            added => return added,
+            added @ (Added::Yes | Added::Full) => return added,
         }
         at += 1;
         if at == side.ports as u64 {

@@ -1,7 +1,7 @@
 //! Listens to the kernel: when routes, neighbours or devices change, next hops that flows remember may be wrong. They are
 //! forgotten at once, by raising one number; whatever else follows from it is the loop's to do.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,7 @@ struct News {
 
 /// Hardware addresses, by device and neighbour.
 #[derive(Debug, Default)]
-struct Neighbours(HashMap<(u32, String), Vec<u8>>);
+struct Neighbours(BTreeMap<(u32, String), Vec<u8>>);
 
 impl Monitor {
     /// Begins to listen. From then on nothing is missed.
@@ -122,27 +122,22 @@ fn read(mut bytes: &[u8], neighbours: &mut Neighbours) -> News {
 
 impl Neighbours {
     fn news(&mut self, message: &RouteNetlinkMessage) -> News {
-        match message {
-            RouteNetlinkMessage::NewNeighbour(neighbour) => {
-                News { hops: self.learn(neighbour), devices: false }
-            }
-            RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                self.0.remove(&key(neighbour));
-                News { hops: true, devices: false }
-            }
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
-                // A default route may have come or gone.
-                News { hops: true, devices: true }
-            }
-            _ => News { hops: true, devices: true },
+        if let RouteNetlinkMessage::NewNeighbour(neighbour) = message {
+            return News { hops: self.learn(neighbour), devices: false };
         }
+        if let RouteNetlinkMessage::DelNeighbour(neighbour) = message {
+            self.0.remove(&key(neighbour));
+            return News { hops: true, devices: false };
+        }
+        // A device, an address or a route: the default route may be another one now.
+        News { hops: true, devices: true }
     }
 
     /// Whether a neighbour has another address than before, or none. That one has been heard of again is no news.
     fn learn(&mut self, neighbour: &NeighbourMessage) -> bool {
-        let hardware = neighbour.attributes.iter().find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(address) => Some(address.clone()),
-            _ => None,
+        let hardware = neighbour.attributes.iter().find_map(|attribute| {
+            let NeighbourAttribute::LinkLayerAddress(address) = attribute else { return None };
+            Some(address.clone())
         });
         match hardware {
             Some(hardware) if neighbour.header.state != NeighbourState::Failed => {
@@ -154,9 +149,9 @@ impl Neighbours {
 }
 
 fn key(neighbour: &NeighbourMessage) -> (u32, String) {
-    let address = neighbour.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(address) => Some(format!("{address:?}")),
-        _ => None,
+    let address = neighbour.attributes.iter().find_map(|attribute| {
+        let NeighbourAttribute::Destination(address) = attribute else { return None };
+        Some(format!("{address:?}"))
     });
     (neighbour.header.ifindex, address.unwrap_or_default())
 }

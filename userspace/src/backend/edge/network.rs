@@ -65,9 +65,9 @@ pub(super) fn read() -> io::Result<Network> {
 }
 
 fn device(link: &LinkMessage) -> Device {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
+    let name = link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::IfName(name) = attribute else { return None };
+        Some(name.clone())
     });
     Device {
         index: link.header.index,
@@ -79,17 +79,17 @@ fn device(link: &LinkMessage) -> Device {
 
 /// The address on this side; of a cable between two it is not the one that has the attribute's usual name.
 fn address(message: &AddressMessage) -> Option<IpAddr> {
-    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
-    let local = find(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
+    let local = message.attributes.iter().find_map(|attribute| {
+        let AddressAttribute::Local(address) = attribute else { return None };
+        Some(*address)
     });
-    local.or_else(|| {
-        find(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
+    let usual = || {
+        message.attributes.iter().find_map(|attribute| {
+            let AddressAttribute::Address(address) = attribute else { return None };
+            Some(*address)
         })
-    })
+    };
+    local.or_else(usual)
 }
 
 /// Devices of a route to everywhere.
@@ -99,10 +99,11 @@ fn default_of(route: &RouteMessage) -> Vec<u32> {
     }
     let mut devices = Vec::new();
     for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => devices.push(*index),
-            RouteAttribute::MultiPath(ways) => devices.extend(ways.iter().map(|way| way.interface_index)),
-            _ => {}
+        if let RouteAttribute::Oif(index) = attribute {
+            devices.push(*index);
+        }
+        if let RouteAttribute::MultiPath(ways) = attribute {
+            devices.extend(ways.iter().map(|way| way.interface_index));
         }
     }
     devices
@@ -130,6 +131,8 @@ fn dump(
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(inner) => take(inner),
+                NetlinkPayload::Error(_) | NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
+                // The kind cannot be listed to its end.
                 _ => {}
             }
             let used = (message.header.length as usize).next_multiple_of(4).max(1);

@@ -134,10 +134,11 @@ impl Object {
     }
 
     fn data(&mut self, name: &'static str) -> Result<MapData, BackendError> {
-        match self.take(name)? {
-            Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::Array(data) => Ok(data),
-            _ => Err(BackendError::Missing(name)),
+        let map = self.take(name)?;
+        if let Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::Array(data) = map {
+            return Ok(data);
         }
+        Err(BackendError::Missing(name))
     }
 }
 
