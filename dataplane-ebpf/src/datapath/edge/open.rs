@@ -5,9 +5,9 @@ use super::hash;
 use super::header::{Header, MAPPED, Version, pair, split};
 use super::life;
 use crate::abi::{
-    Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState, MASQUERADE,
-    MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, ServerKey, Side, SlotKey, SourceKey, Stay,
-    Target,
+    Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState,
+    MASQUERADE, MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, ServerKey, Side,
+    SlotKey, SourceKey, Stay, Target,
 };
 
 /// How often a choice is begun anew when the list changes under it.
@@ -168,7 +168,8 @@ fn draw(tables: &impl Tables, header: &Header, wish: &Wish, state: &ListState) -
     if state.timeout != 0
         && let Some(stay) = tables.stay(&client(header, state))
         && tables.seconds().wrapping_sub(stay.used) < state.timeout
-        && let Some(Member { index }) = tables.server(&ServerKey { list: wish.list, port: stay.port, address: stay.address })
+        && let Some(Member { index }) =
+            tables.server(&ServerKey { list: wish.list, port: stay.port, address: stay.address })
         && index < state.slots
         && let Some(target) = at(index)
         && target.address == stay.address
@@ -233,8 +234,8 @@ fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own
     Opened::Written
 }
 
-/// Without another source the answers' ports are what they are. The same client may have come another way to the same
-/// endpoint, from the same port.
+/// Without another source the answers' ports are what they are. The same client may have come another way (by another address
+/// or another port) to the same endpoint, from the same port: that flow stays.
 #[inline(always)]
 fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
     let back = life::sibling(key, flow);
@@ -243,6 +244,7 @@ fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
     if let Some(found) = tables.flow(&back)
         && found.source == reply.source
         && found.target == reply.target
+        && found.ports == reply.ports
     {
         tables.remove(&back);
     }
