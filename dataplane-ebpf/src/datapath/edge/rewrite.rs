@@ -24,13 +24,13 @@ struct Change {
 #[inline(always)]
 pub fn rewrite(frame: &mut impl Frame, at: usize, new: &Header) -> Option<()> {
     let change = addresses(frame, at, new)?;
-    let zero_is_none = new.protocol == UDP && new.version == Version::V4;
     let start = at + new.version.bytes();
     // An offset that is known when the program is made, each.
     if new.protocol == TCP {
         frame.mend(start + checksum_at(TCP), change.addresses, change.ports, false);
     } else {
-        frame.mend(start + checksum_at(UDP), change.addresses, change.ports, zero_is_none);
+        // Over IPv6, too: who receives a zero there must throw the packet away (RFC 8200 section 8.1).
+        frame.mend(start + checksum_at(UDP), change.addresses, change.ports, true);
     }
     Some(())
 }
