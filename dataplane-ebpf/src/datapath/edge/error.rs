@@ -9,6 +9,8 @@ use crate::abi::{EdgeCounter, Flow, FlowKey, MASQUERADED, REPLY};
 
 /// Bytes of the header of ICMP.
 const ICMP_BYTES: usize = 8;
+/// Bytes behind the IP header that are quoted at least (RFC 792).
+const QUOTED_BYTES: usize = 8;
 
 /// About a packet that left this node, from outside it.
 #[inline(always)]
@@ -37,15 +39,22 @@ fn translate(
     if inner.version != outer.version || inner.source != outer.target {
         return Verdict::Left;
     }
-    let key =
-        FlowKey { source: inner.target, target: inner.source, ports: swapped(inner.ports), protocol: inner.protocol };
+    let Some(end) = header::end(frame, at, outer.version) else { return Verdict::Left };
+    if about + inner.version.bytes() + QUOTED_BYTES > end {
+        return Verdict::Left;
+    }
+    let key = FlowKey {
+        source: inner.target,
+        target: inner.source,
+        ports: swapped(inner.ports),
+        protocol: inner.protocol,
+    };
     let Some(flow) = tables.flow(&key).filter(ours) else { return Verdict::Left };
-    let reporter =
-        if outer.source == inner.target { flow.source } else { outer.source };
+    let reporter = if outer.source == inner.target { flow.source } else { outer.source };
     let new_outer = Header { source: reporter, target: flow.target, ..outer };
     let ports = swapped(flow.ports);
     let new_inner = Header { source: flow.target, target: flow.source, ports, ..inner };
-    if rewrite_error(frame, at, about, &new_outer, &new_inner).is_none() {
+    if rewrite_error(frame, at, about, end, &new_outer, &new_inner).is_none() {
         return Verdict::Left;
     }
     tables.count(EdgeCounter::Errors);
