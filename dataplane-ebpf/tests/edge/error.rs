@@ -1,6 +1,6 @@
 //! Error messages: each side hears of the packets that it sent, in the words that it knows.
 
-use dataplane_ebpf::abi::EdgeCounter;
+use dataplane_ebpf::abi::{EdgeCounter, FORWARD, MASQUERADE};
 use dataplane_ebpf::datapath::edge::Verdict;
 
 use crate::packet::{addresses, errors, header_bytes, icmp, is_right, put, seal, udp, word};
@@ -111,8 +111,26 @@ fn an_endpoint_elsewhere_hears_of_what_it_answered() {
     for kind in KINDS {
         let [_, masqueraded] = flows(kind);
         let about = kind.next((Vip, 80), (Client, 4000));
-        check(&masqueraded, Way::In, (Client, Vip), &about, "Node to There: There:8080 > Node:50000");
+        check(&masqueraded, Way::In, (Client, Vip), &about, "Client to There: There:8080 > Node:50000");
         check(&masqueraded, Way::In, (Router, Vip), &about, "Router to There: There:8080 > Node:50000");
+    }
+}
+
+#[test]
+fn a_message_that_comes_in_never_bears_the_nodes_own_address() {
+    for kind in KINDS {
+        for (endpoint, about, reader) in [(There, (Node, 50_000), Node), (Here, (Client, 4000), Client)] {
+            let mut world = World::new(kind, &[endpoint]);
+            world.rules(Node, FORWARD | MASQUERADE);
+            let (verdict, _) = world.come_in(&kind.first((Client, 4000), (Node, 80)));
+            assert_eq!(verdict, Verdict::Redirected(crate::world::HOP.device));
+            let about = kind.next(about, (endpoint, 8080));
+            let expected = format!("{endpoint:?} to Client: Client:4000 > Node:80");
+            check(&world, Way::In, (endpoint, reader), &about, &expected);
+            if endpoint == Here {
+                check(&world, Way::Out, (Here, Client), &about, "Node to Client: Client:4000 > Node:80");
+            }
+        }
     }
 }
 
