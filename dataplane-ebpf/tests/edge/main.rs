@@ -8,6 +8,7 @@ mod left;
 mod life;
 mod open;
 mod packet;
+mod race;
 mod room;
 mod stay;
 mod world;

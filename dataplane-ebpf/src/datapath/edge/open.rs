@@ -225,12 +225,18 @@ fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own
             return Opened::Left;
         }
     }
-    if tables.add(&key, &flow) == Added::Full {
-        tables.remove(&life::sibling(&key, &flow));
-        tables.count(EdgeCounter::TableFull);
-        return Opened::Left;
+    match tables.add(&key, &flow) {
+        Added::Yes => tables.count(EdgeCounter::Opened),
+        // Another processor was faster with another packet of the same flow, and its word counts. A port that was found for
+        // this one is free again; without one, both have written the same entry for answers.
+        Added::Taken if own => tables.remove(&life::sibling(&key, &flow)),
+        Added::Taken => {}
+        Added::Full => {
+            tables.remove(&life::sibling(&key, &flow));
+            tables.count(EdgeCounter::TableFull);
+            return Opened::Left;
+        }
     }
-    tables.count(EdgeCounter::Opened);
     Opened::Written
 }
 
