@@ -1,6 +1,6 @@
 //! The door to a packet: `struct __sk_buff`.
 
-use core::ptr::null_mut;
+use core::ptr::{addr_of_mut, null_mut};
 
 use aya_ebpf::bindings::{
     __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length,
@@ -31,12 +31,23 @@ const ADDRESSES: u64 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`: zero means that there is no checksum.
 const ZERO_IS_NONE: u64 = 0x20;
 
+/// A mark in a field that classifiers of this kind of hook share and that the stack leaves alone; it stays with the packet from
+/// one device to the next. 16 bits.
+const DONE: u32 = 0x51ce;
+
 /// A packet.
 pub(crate) struct Skb<'a> {
     ctx: &'a TcContext,
 }
 
 impl<'a> Skb<'a> {
+    /// Whether a packet that leaves has been dealt with where it came in.
+    #[inline(always)]
+    pub(crate) fn is_done(ctx: &TcContext) -> bool {
+        // SAFETY: the context is valid for the whole run.
+        unsafe { (*ctx.skb.skb).tc_index == DONE }
+    }
+
     /// Has the headers brought together, where a device spread them.
     #[inline(always)]
     pub(crate) fn new(ctx: &'a TcContext, at: usize) -> Self {
@@ -160,6 +171,9 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn leave(&mut self, device: u32, known: bool) {
+        // Where it leaves, nothing is left to do.
+        // SAFETY: the context is valid for the whole run, and this field may be written.
+        unsafe { addr_of_mut!((*self.raw()).tc_index).write_volatile(DONE) };
         if known {
             // SAFETY: the helper takes plain numbers.
             unsafe { bpf_redirect(device, 0) };

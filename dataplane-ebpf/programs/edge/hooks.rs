@@ -40,12 +40,18 @@ fn edge_in_bare(ctx: TcContext) -> i32 {
 
 #[classifier]
 fn edge_out(ctx: TcContext) -> i32 {
+    if Skb::is_done(&ctx) {
+        return NEXT;
+    }
     let mut skb = Skb::new(&ctx, ETHERNET);
     go_on(&ctx, edge::egress(&mut skb, &Maps, ETHERNET), [FIRST, SEND, ERROR_OUT])
 }
 
 #[classifier]
 fn edge_out_bare(ctx: TcContext) -> i32 {
+    if Skb::is_done(&ctx) {
+        return NEXT;
+    }
     let mut skb = Skb::new(&ctx, 0);
     go_on(&ctx, edge::egress(&mut skb, &Maps, 0), [FIRST_BARE, SEND_BARE, ERROR_OUT_BARE])
 }

@@ -1,5 +1,6 @@
 //! The maps, and the answers they give. Capacities are the smallest; the daemon sets its own when it loads.
 
+use core::ops::Deref;
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -115,7 +116,7 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<&Flow> {
+    fn flow(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
         // SAFETY: what other processors write meanwhile is either of: time, marks, next hop. Each is whole. The element is
         // not freed before the program ends; if it is used again at once, this packet goes where the next flow's go.
         unsafe { FLOWS.get(key) }

@@ -155,7 +155,7 @@ fn restate(ebpf: &mut Ebpf, wanted: &BTreeMap<u32, State>) {
     }
 }
 
-fn refill<K: aya::Pod + Ord, V: aya::Pod>(ebpf: &mut Ebpf, name: &str, wanted: &BTreeMap<K, V>) {
+pub(crate) fn refill<K: aya::Pod + Ord, V: aya::Pod>(ebpf: &mut Ebpf, name: &str, wanted: &BTreeMap<K, V>) {
     let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"));
     let mut map: HashMap<_, K, V> = map.try_into().expect("a hash map");
     let old: Vec<K> = map.keys().collect::<Result<_, _>>().expect("its keys");

@@ -255,3 +255,35 @@ fn devices_are_followed_as_they_come_and_go() {
     batch(netns, "link del other\n").unwrap();
     daemon.no_errors().unwrap();
 }
+
+#[test]
+fn who_asks_where_nobody_listens_is_told_at_once() {
+    let outside = Outside::new();
+    let _daemon = outside.daemon(&[]);
+    let deaf = |name: &str, pod: &Pod, node: &str, port: u16| {
+        let last = port - 30_000;
+        let addresses =
+            [format!("10.96.0.{last}").parse().unwrap(), format!("fd00:96::{last}").parse().unwrap()];
+        let plain = Service::new(name, &addresses).port("udp", "UDP", 80);
+        let mut service = plain.set("type", "NodePort").object();
+        service["spec"]["ports"][0]["nodePort"] = json!(port);
+        let four =
+            Slice::v4(&format!("{name}-4"), name).port("udp", "UDP", 9).ready(pod.v4()).on(node).object();
+        let six =
+            Slice::v6(&format!("{name}-6"), name).port("udp", "UDP", 9).ready(pod.v6()).on(node).object();
+        outside.stage.manifests.put(&format!("{name}.yaml"), file(&[service, four, six])).unwrap();
+        outside.stage.node.wait_endpoints("default", name, 2).unwrap();
+    };
+    let node = &outside.stage.node;
+    for (name, pod, on, port) in
+        [("near", &outside.here, "n1", 30_081), ("far", &outside.there, "n2", 30_082)]
+    {
+        deaf(name, pod, on, port);
+        for to in [std::net::SocketAddr::from((node.v4(), port)), (node.v6(), port).into()] {
+            let before = outside.count("errors");
+            let answer = outside.asker.call(Protocol::UdpConnected, to).unwrap();
+            assert_eq!(answer.error, "ECONNREFUSED", "{name} {to}: {}", outside.edge());
+            assert_eq!(outside.count("errors") - before, 1, "{}", outside.edge());
+        }
+    }
+}

@@ -49,7 +49,7 @@ const WAITING: &[&str] = &[
 const ROOMS: &[Room] = &[
     Room {
         within: "dataplane-ebpf/src/abi/",
-        forbidden: &["std", "alloc", "aya", "aya_ebpf", "crate::datapath", "crate::host"],
+        forbidden: &["std", "alloc", "aya", "aya_ebpf", "crate::datapath", "crate::host", "crate::host_edge"],
         // `std` is there on the host only, where an address becomes an entry.
         allowed: &["aya::Pod", "std::net"],
         because: "abi is bytes that kernel and daemon agree on, and nothing else",
@@ -57,7 +57,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         within: "dataplane-ebpf/src/datapath/",
-        forbidden: &["std", "alloc", "aya", "aya_ebpf", "crate::host"],
+        forbidden: &["std", "alloc", "aya", "aya_ebpf", "crate::host", "crate::host_edge"],
         because: "the datapath asks through its traits only",
         ..ROOM
     },
@@ -69,7 +69,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         within: "dataplane-ebpf/programs/",
-        forbidden: &["std", "alloc", "dataplane_ebpf::host"],
+        forbidden: &["std", "alloc", "dataplane_ebpf::host", "dataplane_ebpf::host_edge"],
         because: "programs run in the kernel",
         ..ROOM
     },

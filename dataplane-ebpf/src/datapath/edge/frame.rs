@@ -1,5 +1,7 @@
 //! What the datapath may ask of a packet and of the node it is on, and change.
 
+use core::ops::Deref;
+
 use super::header::Header;
 use crate::abi::{
     Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
@@ -13,7 +15,7 @@ pub trait Frame {
     /// Puts others in their place; only where they have been read before.
     fn put<const N: usize>(&mut self, at: usize, words: &[u32; N]);
     /// Mends the checksum of TCP, UDP or ICMPv6: by what changed in the addresses that it covers, and by what changed behind
-    /// it. They are told apart because a device may still have to add up the latter. `zero_is_none`: UDP's rule over IPv4.
+    /// it. They are told apart because a device may still have to add up the latter. `zero_is_none`: UDP's rule.
     fn mend(&mut self, at: usize, addresses: u32, rest: u32, zero_is_none: bool);
     /// Whether it has a tag of a virtual network that has been taken out of it.
     fn is_tagged(&self) -> bool;
@@ -78,7 +80,7 @@ pub trait Tables {
     /// The routes' epoch.
     fn epoch(&self) -> u32;
     /// A flow.
-    fn flow(&self, key: &FlowKey) -> Option<&Flow>;
+    fn flow(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
     /// Writes a new flow.
     fn add(&self, key: &FlowKey, flow: &Flow) -> Added;
     /// Ends one.

@@ -150,6 +150,21 @@ pub fn read_v6(frame: &impl Frame, at: usize, whole: bool) -> Option<Header> {
     Some(Header { version: Version::V6, protocol, hops, bits, source, target, ports })
 }
 
+/// Where the packet at `at` ends, as it says itself. A frame may have more bytes.
+#[inline(always)]
+pub fn end(frame: &impl Frame, at: usize, version: Version) -> Option<usize> {
+    Some(match version {
+        Version::V4 => {
+            let [_, _, a, b] = frame.words::<1>(at)?[0].to_ne_bytes();
+            at + u16::from_be_bytes([a, b]) as usize
+        }
+        Version::V6 => {
+            let [a, b, _, _] = frame.words::<1>(at + 4)?[0].to_ne_bytes();
+            at + version.bytes() + u16::from_be_bytes([a, b]) as usize
+        }
+    })
+}
+
 /// TCP's bits; `None` for a protocol of which nothing is known here, and for a header that is cut short.
 #[inline(always)]
 fn bits(frame: &impl Frame, at: usize, protocol: u32, icmp: u32, whole: bool) -> Option<u32> {

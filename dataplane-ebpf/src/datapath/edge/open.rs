@@ -225,17 +225,23 @@ fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own
             return Opened::Left;
         }
     }
-    if tables.add(&key, &flow) == Added::Full {
-        tables.remove(&life::sibling(&key, &flow));
-        tables.count(EdgeCounter::TableFull);
-        return Opened::Left;
+    match tables.add(&key, &flow) {
+        Added::Yes => tables.count(EdgeCounter::Opened),
+        // Another processor was faster with another packet of the same flow, and its word counts. A port that was found for
+        // this one is free again; without one, both have written the same entry for answers.
+        Added::Taken if own => tables.remove(&life::sibling(&key, &flow)),
+        Added::Taken => {}
+        Added::Full => {
+            tables.remove(&life::sibling(&key, &flow));
+            tables.count(EdgeCounter::TableFull);
+            return Opened::Left;
+        }
     }
-    tables.count(EdgeCounter::Opened);
     Opened::Written
 }
 
-/// Without another source the answers' ports are what they are. The same client may have come another way to the same
-/// endpoint, from the same port.
+/// Without another source the answers' ports are what they are. The same client may have come another way (by another address
+/// or another port) to the same endpoint, from the same port: that flow stays.
 #[inline(always)]
 fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
     let back = life::sibling(key, flow);
@@ -244,6 +250,7 @@ fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
     if let Some(found) = tables.flow(&back)
         && found.source == reply.source
         && found.target == reply.target
+        && found.ports == reply.ports
     {
         tables.remove(&back);
     }

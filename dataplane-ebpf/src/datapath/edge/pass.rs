@@ -70,12 +70,12 @@ fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Heade
     }
     let key = header.key();
     let Some(flow) = tables.flow(&key) else { return if header.opens() { Step::First } else { left } };
-    if header.protocol == TCP && header.opens() || !is_current(tables, header, flow) {
+    if header.protocol == TCP && header.opens() || !is_current(tables, header, &flow) {
         return Step::First;
     }
     let Some(side) = tables.side(place(header.version)) else { return left };
-    follow(tables, header, &key, flow);
-    Step::Done(translate(frame, tables, at, header, side, &key, flow))
+    follow(tables, header, &key, &flow);
+    Step::Done(translate(frame, tables, at, header, side, &key, &flow))
 }
 
 /// Whether nothing has changed in the list that a datagram flow's endpoint is from.
@@ -94,7 +94,7 @@ pub fn first(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
     let Some(side) = tables.side(place(header.version)) else { return left };
     let key = header.key();
     if let Some(flow) = tables.flow(&key)
-        && goes_on(tables, &header, side, &key, flow)
+        && goes_on(tables, &header, side, &key, &flow)
     {
         return Step::Send;
     }
@@ -112,8 +112,8 @@ pub fn send(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict 
     let Some(side) = tables.side(place(header.version)) else { return Verdict::Left };
     let key = header.key();
     let Some(flow) = tables.flow(&key) else { return Verdict::Left };
-    follow(tables, &header, &key, flow);
-    translate(frame, tables, at, &header, side, &key, flow)
+    follow(tables, &header, &key, &flow);
+    translate(frame, tables, at, &header, side, &key, &flow)
 }
 
 /// Leaves the node: what an endpoint here answers bears the service's address again.
@@ -129,7 +129,7 @@ pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     if flow.marks & (REPLY | MASQUERADED) != REPLY {
         return left;
     }
-    follow(tables, &header, &key, flow);
+    follow(tables, &header, &key, &flow);
     let new = Header { source: flow.source, target: flow.target, ports: flow.ports, ..header };
     Step::Done(match rewrite(frame, at, &new) {
         Some(()) => Verdict::Passed,

@@ -24,13 +24,13 @@ struct Change {
 #[inline(always)]
 pub fn rewrite(frame: &mut impl Frame, at: usize, new: &Header) -> Option<()> {
     let change = addresses(frame, at, new)?;
-    let zero_is_none = new.protocol == UDP && new.version == Version::V4;
     let start = at + new.version.bytes();
     // An offset that is known when the program is made, each.
     if new.protocol == TCP {
         frame.mend(start + checksum_at(TCP), change.addresses, change.ports, false);
     } else {
-        frame.mend(start + checksum_at(UDP), change.addresses, change.ports, zero_is_none);
+        // Over IPv6, too: who receives a zero there must throw the packet away (RFC 8200 section 8.1).
+        frame.mend(start + checksum_at(UDP), change.addresses, change.ports, true);
     }
     Some(())
 }
@@ -75,20 +75,21 @@ fn v6(frame: &mut impl Frame, at: usize, new: &Header) -> Option<Change> {
     Some(Change { addresses, ports: difference(&[ports], &[new.ports]) })
 }
 
-/// The packet at `at` is an error message about the one whose header is at `about`: both get other addresses. The ports of
-/// `outer` are type, code and checksum, and stay.
+/// The packet at `at`, which ends at `end`, is an error message about the one whose header is at `about`: both get other
+/// addresses. The ports of `outer` are type, code and checksum, and stay.
 #[inline(always)]
 pub fn rewrite_error(
     frame: &mut impl Frame,
     at: usize,
     about: usize,
+    end: usize,
     outer: &Header,
     inner: &Header,
 ) -> Option<()> {
     match outer.version {
         Version::V4 => {
             let (change, all) = v4(frame, about, inner)?;
-            let quoted = plus(all, quoted_checksum(frame, about + 20, inner.protocol, &change));
+            let quoted = plus(all, quoted_checksum(frame, about + 20, end, inner.protocol, &change));
             v4(frame, at, outer)?;
             let [kind] = frame.words::<1>(at + 20)?;
             let [a, b, c, d] = kind.to_ne_bytes();
@@ -97,7 +98,7 @@ pub fn rewrite_error(
         }
         Version::V6 => {
             let change = v6(frame, about, inner)?;
-            let own = quoted_checksum(frame, about + 40, inner.protocol, &change);
+            let own = quoted_checksum(frame, about + 40, end, inner.protocol, &change);
             // The hops it had left have not changed.
             let quoted = plus(plus(change.addresses, change.ports), own);
             let change = v6(frame, at, outer)?;
@@ -107,9 +108,9 @@ pub fn rewrite_error(
     Some(())
 }
 
-/// The quoted packet's own checksum, where enough is quoted. A zero over IPv4 says that there is none.
+/// The quoted packet's own checksum, where enough is quoted. UDP's zero says that there is none.
 #[inline(always)]
-fn quoted_checksum(frame: &mut impl Frame, at: usize, protocol: u32, change: &Change) -> u32 {
+fn quoted_checksum(frame: &mut impl Frame, at: usize, end: usize, protocol: u32, change: &Change) -> u32 {
     // The word that the checksum is in begins two bytes before UDP's, and with TCP's.
     match protocol {
         UDP => match frame.words::<1>(at + 4) {
@@ -120,13 +121,15 @@ fn quoted_checksum(frame: &mut impl Frame, at: usize, protocol: u32, change: &Ch
                 if checksum == 0 {
                     return 0;
                 }
-                let [c, d] = mend(checksum, plus(change.addresses, change.ports)).to_ne_bytes();
+                let mended = mend(checksum, plus(change.addresses, change.ports));
+                let [c, d] = (if mended == 0 { u16::MAX } else { mended }).to_ne_bytes();
                 let new = u32::from_ne_bytes([a, b, c, d]);
                 frame.put(at + 4, &[new]);
                 difference(&[old], &[new])
             }
         },
-        TCP => match frame.words::<1>(at + 16) {
+        // Behind the message there may be more bytes, which its checksum does not cover.
+        TCP if at + 20 <= end => match frame.words::<1>(at + 16) {
             None => 0,
             Some([old]) => {
                 let [a, b, c, d] = old.to_ne_bytes();

@@ -1,0 +1,162 @@
+//! The edge's programs in the kernel, run over packets that nobody sent. On the host, the same tables and the same packets give
+//! the same verdicts, bytes, flows and counts.
+
+mod draft;
+mod node;
+mod rig;
+
+use dataplane_ebpf::abi::Flow;
+use dataplane_ebpf::datapath::edge::{Verdict, Way};
+use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
+
+use draft::{Drafts, TCP, Talk, UDP};
+use node::{CLIENTS, SERVICES, ip, relist, tables};
+use rig::{EdgeRig, HOOKED, HOP};
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// What a program returns: whoever comes next sees the packet; it is dropped; it leaves by a device.
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// Both worlds.
+struct Twins {
+    rig: EdgeRig,
+    tables: EdgeTables,
+    at: usize,
+    drafts: Drafts,
+    /// How often each verdict was given on the host.
+    given: [u32; 4],
+}
+
+impl Twins {
+    fn new(redirect: bool, at: usize, room: u32, seed: u64) -> Self {
+        let (mut rig, tables) = (EdgeRig::new(room), tables(redirect));
+        tables.room.set(room as usize);
+        rig.fill(&tables);
+        Self { rig, tables, at, drafts: Drafts::new(seed), given: [0; 4] }
+    }
+
+    /// One packet of the dice comes in or leaves, in both worlds.
+    fn step(&mut self) {
+        let (ip, out) = (self.drafts.throw(), self.drafts.below(2));
+        self.pass(ip, out);
+    }
+
+    fn pass(&mut self, ip: Vec<u8>, out: u8) {
+        let frame = if self.at == ETHERNET { framed(&ip) } else { ip };
+        let hook = HOOKED[usize::from(out)][usize::from(self.at == 0)];
+        let (returned, bytes) = self.rig.run(hook, &frame);
+        let mut packet =
+            HostPacket { way: Way::To(HOP), way_back: Some(HOP.device), ..HostPacket::new(frame.clone()) };
+        let deed = if out == 1 { EdgeTables::go_out } else { EdgeTables::come_in };
+        let verdict = deed(&self.tables, &mut packet, self.at);
+        let (expected, place) = match verdict {
+            Verdict::Left => (NEXT, 0),
+            Verdict::Passed => (NEXT, 1),
+            Verdict::Dropped => (DROP, 2),
+            Verdict::Redirected => (REDIRECT, 3),
+        };
+        assert_eq!(returned, expected, "{hook} over {frame:02x?}");
+        assert_eq!(hex(&bytes), hex(&packet.bytes), "{hook} over\n{}", hex(&frame));
+        self.given[place] += 1;
+        if place % 2 == 1 {
+            self.drafts.remember(&packet.bytes[self.at..]);
+        }
+    }
+
+    /// Flows and counts are the same.
+    fn compare(&mut self) {
+        let flows = self.tables.flows.borrow().clone();
+        let flows = flows.into_iter().map(|(key, flow)| (key, Flow { seen: 0, ..flow })).collect();
+        assert_eq!(self.rig.flows(), flows);
+        assert_eq!(self.rig.counted(), self.tables.counted.borrow().clone());
+    }
+
+    /// Packets, and other lists and routes in between.
+    fn run(&mut self, packets: u32) {
+        for number in 0..packets {
+            if number % 100 == 99 {
+                relist(&mut self.tables, number, 1 + self.drafts.below(4));
+                self.tables.epoch.set(number);
+                self.rig.fill(&self.tables);
+            }
+            self.step();
+        }
+        self.compare();
+    }
+}
+
+/// The checksum of TCP or UDP in a plain packet.
+fn checksum(v6: bool, protocol: u8, ip: &[u8]) -> u16 {
+    let at = if v6 { 40 } else { 20 } + if protocol == TCP { 16 } else { 6 };
+    u16::from_be_bytes([ip[at], ip[at + 1]])
+}
+
+fn framed(ip: &[u8]) -> Vec<u8> {
+    let kind = if ip[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+    [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3], kind.as_slice(), ip].concat()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn edge_packets_past_the_stack_fare_as_on_the_host() {
+    let mut twins = Twins::new(true, ETHERNET, 4096, 1);
+    twins.run(1500);
+    // Of every sort enough to mean something.
+    assert!(twins.given.iter().all(|times| *times > 10), "{:?}", twins.given);
+}
+
+#[test]
+fn edge_packets_through_the_stack_fare_as_on_the_host() {
+    let mut twins = Twins::new(false, ETHERNET, 4096, 2);
+    twins.run(1500);
+    assert!(twins.given[..3].iter().all(|times| *times > 10), "{:?}", twins.given);
+}
+
+#[test]
+fn edge_packets_without_hardware_addresses_fare_as_on_the_host() {
+    let mut twins = Twins::new(true, 0, 4096, 3);
+    twins.run(1000);
+    assert!(twins.given[..3].iter().all(|times| *times > 10), "{:?}", twins.given);
+}
+
+#[test]
+fn edge_packets_of_a_full_table_fare_as_on_the_host() {
+    let mut twins = Twins::new(true, ETHERNET, 24, 4);
+    twins.run(600);
+    let counted = twins.tables.counted.borrow();
+    assert!(
+        counted.get(&dataplane_ebpf::abi::EdgeCounter::TableFull).is_some_and(|times| *times > 10),
+        "{counted:?}"
+    );
+}
+
+#[test]
+fn edge_checksums_of_zero_and_all_ones_come_out_as_on_the_host() {
+    let mut twins = Twins::new(true, ETHERNET, 4096, 5);
+    let is_end = |checksum: u16| checksum == 0 || checksum == u16::MAX;
+    let mut found = 0;
+    for (v6, protocol) in [(false, TCP), (false, UDP), (true, TCP), (true, UDP)] {
+        let talk =
+            Talk { protocol, from: (ip(v6, CLIENTS, 1), 4000).into(), to: (ip(v6, SERVICES, 2), 80).into() };
+        twins.pass(talk.packet(64, |tcp| tcp.syn(), &[]), 0);
+        for payload in 0..=u16::MAX {
+            let forth = talk.packet(64, |tcp| tcp.ack(1), &payload.to_be_bytes());
+            let mut packet = HostPacket { way: Way::To(HOP), ..HostPacket::new(framed(&forth)) };
+            let verdict = twins.tables.clone().come_in(&mut packet, ETHERNET);
+            assert_eq!(verdict, Verdict::Redirected);
+            let after = checksum(v6, protocol, &packet.bytes[ETHERNET..]);
+            if is_end(checksum(v6, protocol, &forth)) || is_end(after) {
+                found += 1;
+                twins.pass(forth, 0);
+            }
+        }
+    }
+    assert!(found >= 8, "{found}");
+    twins.compare();
+}
