@@ -8,8 +8,8 @@ use tracing::{info, warn};
 
 use crate::backend::{edge, nft};
 
-/// Entries of flows that fit: half a million flows. An entry takes memory only while it is there.
-const FLOWS: u32 = 1 << 20;
+/// Fewest and most flows that there is room for.
+const FLOWS: RangeInclusive<i64> = 1_024..=16_777_216;
 
 /// Whether there is an edge layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -50,6 +50,10 @@ pub struct Flags {
     /// Ports of this node that their flows get when they need its address; nobody else may use these
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-29999", value_parser = ports)]
     pub snat_ports: RangeInclusive<u16>,
+    /// Room for this many of their flows, taken at once, 350 bytes each; new ones beyond that are left to nftables [default: as
+    /// many as fit into a two hundredth of the memory]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(FLOWS))]
+    pub edge_flows: Option<u32>,
 }
 
 /// Reads `FIRST-LAST`.
@@ -68,7 +72,11 @@ impl Flags {
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
         (self.edge == Choice::Tcx).then(|| edge::Settings {
             pin_dir: pin_dir.to_owned(),
-            capacity: edge::Capacity { services, slots, flows: FLOWS },
+            capacity: edge::Capacity {
+                services,
+                slots,
+                flows: self.edge_flows.unwrap_or_else(edge::usual_flows),
+            },
             devices: self.devices.clone(),
             redirect: self.redirect(),
             ports: self.snat_ports.clone(),

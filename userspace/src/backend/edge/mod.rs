@@ -35,7 +35,7 @@ pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
-pub use self::object::Capacity;
+pub use self::object::{Capacity, usual_flows};
 use self::object::{Object, broken, home};
 pub use self::pairs::{Pair, read_flows};
 use super::ebpf::{pins, sys};

@@ -41,7 +41,7 @@ pub struct Capacity {
     pub services: u32,
     /// Places in lists.
     pub slots: u32,
-    /// Entries of flows, two for each flow.
+    /// Flows.
     pub flows: u32,
 }
 
@@ -71,7 +71,8 @@ impl Object {
         for map in [abi::OWN_ADDRESSES, abi::DEVICES] {
             loader.map_max_entries(map, OWN);
         }
-        loader.map_max_entries(abi::FLOWS, capacity.flows);
+        // One for each direction.
+        loader.map_max_entries(abi::FLOWS, capacity.flows.saturating_mul(2));
         loader.map_max_entries(abi::STAYS, STAYS);
         let ebpf = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
         let mut object = Self { ebpf };
@@ -140,6 +141,17 @@ impl Object {
         }
         Err(BackendError::Missing(name))
     }
+}
+
+/// How many flows fit into a two hundredth of this machine's memory, within bounds. Memory is taken when the map is made: an entry that
+/// is made with the first packet of a flow would cost that packet a third of its time.
+pub fn usual_flows() -> u32 {
+    const BYTES: u64 = 350;
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0);
+    let flows = (kib * 1024 / 200 / BYTES).clamp(16_384, 2_097_152);
+    u32::try_from(flows).unwrap_or(u32::MAX)
 }
 
 /// Where the maps that outlive a daemon are, and links.
