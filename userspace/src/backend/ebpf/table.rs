@@ -59,12 +59,33 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Ok(())
     }
 
+    /// One entry.
+    pub(in crate::backend) fn get(&self, key: &K) -> Result<Option<V>, BackendError> {
+        let mut room = vec![0_u8; size_of::<V>()];
+        let found = sys::lookup(self.data.fd().as_fd(), bytes(key), &mut room);
+        Ok(found.map_err(|error| failed(self.name, "read", error))?.then(|| value(&room)))
+    }
+
     /// Every entry, sorted by key.
     pub(in crate::backend) fn dump(&self) -> Result<Vec<(K, V)>, BackendError>
     where
         K: Ord,
     {
         let mut entries = Vec::new();
+        self.scan(|some| {
+            entries.extend(some);
+            Ok(())
+        })?;
+        entries.sort_unstable_by_key(|(key, _): &(K, V)| *key);
+        entries.dedup_by_key(|(key, _)| *key);
+        Ok(entries)
+    }
+
+    /// Every entry, some at a time. One that moves meanwhile may come twice.
+    pub(in crate::backend) fn scan(
+        &self,
+        mut take: impl FnMut(Vec<(K, V)>) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
         let mut cursor = None;
         let mut room = BATCH;
         loop {
@@ -83,11 +104,9 @@ impl<K: Pod, V: Pod> Table<K, V> {
             };
             let keys = keys.chunks_exact(size_of::<K>()).map(value);
             let values = values.chunks_exact(size_of::<V>()).map(value);
-            entries.extend(keys.zip(values).take(count as usize));
+            take(keys.zip(values).take(count as usize).collect())?;
             if end {
-                entries.sort_unstable_by_key(|(key, _): &(K, V)| *key);
-                entries.dedup_by_key(|(key, _)| *key);
-                return Ok(entries);
+                return Ok(());
             }
         }
     }

@@ -27,7 +27,7 @@ const DATAGRAM: u32 = 30;
 const DATAGRAM_ANSWERED: u32 = 180;
 
 /// How often the table is gone through.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(10);
 /// How often it is asked whether to end.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -151,26 +151,33 @@ fn run(table: &Table<FlowKey, Flow>, shared: &Shared) {
 
 /// Removes ended flows, and returns how many entries are left.
 fn sweep(table: &Table<FlowKey, Flow>, now: u32) -> Result<usize, BackendError> {
-    let all = table.dump()?;
-    let over = over(&all, now);
-    table.remove(&over)?;
-    Ok(all.len() - over.len())
+    let mut left = 0;
+    table.scan(|some| {
+        let count = some.len();
+        let mut gone = 0;
+        for (key, flow) in some {
+            // Few are worth a second look.
+            if now.saturating_sub(flow.seen) <= ENDED {
+                continue;
+            }
+            let other = table.get(&life::sibling(&key, &flow))?;
+            if is_over(&key, &flow, other.as_ref(), now) && table.get(&key)? == Some(flow) {
+                table.remove(&[key])?;
+                gone += 1;
+            }
+        }
+        left += count - gone;
+        Ok(())
+    })?;
+    Ok(left)
 }
 
-/// Entries of flows that have ended: both directions have been silent for long enough. `all` is sorted.
-fn over(all: &[(FlowKey, Flow)], now: u32) -> Vec<FlowKey> {
-    let find = |key: &FlowKey| {
-        let at = all.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
-        all.get(at).map(|(_, flow)| flow)
-    };
-    let ended = |(key, flow): &&(FlowKey, Flow)| {
-        let other = find(&life::sibling(key, flow));
-        let marks = flow.marks | other.map_or(0, |other| turned(other.marks));
-        let seen = other.map_or(flow.seen, |other| flow.seen.max(other.seen));
-        // A clock read a moment later on another processor may be ahead of ours.
-        now.saturating_sub(seen) > State::of(key.protocol, marks).patience()
-    };
-    all.iter().filter(ended).map(|(key, _)| *key).collect()
+/// Whether a flow has ended: both directions have been silent for long enough.
+fn is_over(key: &FlowKey, flow: &Flow, other: Option<&Flow>, now: u32) -> bool {
+    let marks = flow.marks | other.map_or(0, |other| turned(other.marks));
+    let seen = other.map_or(flow.seen, |other| flow.seen.max(other.seen));
+    // A clock read a moment later on another processor may be ahead of ours.
+    now.saturating_sub(seen) > State::of(key.protocol, marks).patience()
 }
 
 /// What the marks of one direction say of the flow, as seen from the other: its own end is there the other's.
@@ -215,6 +222,13 @@ mod tests {
             (key, flow),
             (life::sibling(&key, &flow), Flow { marks: reply.marks | back, seen: seen[1], ..reply }),
         ]
+    }
+
+    /// Keys of ended flows.
+    fn over(all: &[(FlowKey, Flow)], now: u32) -> Vec<FlowKey> {
+        let find = |key: &FlowKey| all.iter().find(|(other, _)| other == key).map(|(_, flow)| flow);
+        let ended = |(key, flow): &&(FlowKey, Flow)| is_over(key, flow, find(&life::sibling(key, flow)), now);
+        all.iter().filter(ended).map(|(key, _)| *key).collect()
     }
 
     fn sorted(entries: &[(FlowKey, Flow)]) -> Vec<(FlowKey, Flow)> {

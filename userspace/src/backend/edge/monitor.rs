@@ -129,7 +129,10 @@ impl Neighbours {
             self.0.remove(&key(neighbour));
             return News { hops: true, devices: false };
         }
-        // A device, an address or a route: the default route may be another one now.
+        if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message {
+            // Where routes come and go by the thousand, only those to everywhere say anything about devices.
+            return News { hops: true, devices: route.header.destination_prefix_length == 0 };
+        }
         News { hops: true, devices: true }
     }
 
