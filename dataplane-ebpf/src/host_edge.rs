@@ -227,6 +227,8 @@ pub struct HostPacket {
     pub way: Way,
     /// Where its answers would leave.
     pub way_back: Option<u32>,
+    /// Whether devices carry it whole.
+    pub fits: bool,
     /// How often somebody asked for its way on.
     pub asked: Cell<u32>,
     /// The device by which it leaves at once, and whether its hardware addresses are those of the next hop.
@@ -236,7 +238,15 @@ pub struct HostPacket {
 impl HostPacket {
     /// A packet in a node without routes.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, tagged: false, way: Way::Stack, way_back: None, asked: Cell::new(0), leaves: None }
+        Self {
+            bytes,
+            tagged: false,
+            way: Way::Stack,
+            way_back: None,
+            fits: true,
+            asked: Cell::new(0),
+            leaves: None,
+        }
     }
 
     /// As the kernel does it, with a checksum that has been added up already.
@@ -287,6 +297,10 @@ impl Frame for HostPacket {
     fn way(&self, _: &Header) -> Way {
         self.asked.set(self.asked.get() + 1);
         self.way
+    }
+
+    fn fits(&self, _: u32) -> bool {
+        self.fits
     }
 
     fn leave(&mut self, device: u32, known: bool) {

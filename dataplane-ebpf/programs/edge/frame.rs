@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{
     bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data,
+    bpf_check_mtu, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Address;
@@ -31,6 +31,10 @@ const ADDRESSES: u64 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`: zero means that there is no checksum.
 const ZERO_IS_NONE: u64 = 0x20;
 
+/// Every device carries so much (the least that IPv6 asks for, RFC 8200 section 5), and hardware addresses.
+const FITS_ANYWHERE: u32 = 1280 + 14;
+/// `BPF_MTU_CHK_SEGS`.
+const EACH_SEGMENT: u64 = 1;
 /// A mark in a field that classifiers of this kind of hook share and that the stack leaves alone; it stays with the packet from
 /// one device to the next. 16 bits.
 const DONE: u32 = 0x51ce;
@@ -167,6 +171,16 @@ impl Frame for Skb<'_> {
             NO_NEIGHBOUR => Way::Ask(params.ifindex),
             _ => Way::Stack,
         }
+    }
+
+    #[inline(always)]
+    fn fits(&self, device: u32) -> bool {
+        if self.ctx.len() <= FITS_ANYWHERE {
+            return true;
+        }
+        let mut unused = 0;
+        // SAFETY: the context of this run, and a number of the helper's width. Of a bundle each segment is looked at.
+        unsafe { bpf_check_mtu(self.raw().cast(), device, &raw mut unused, 0, EACH_SEGMENT) == 0 }
     }
 
     #[inline(always)]

@@ -96,3 +96,17 @@ fn what_goes_through_the_stack_keeps_its_hops() {
         }
     }
 }
+
+#[test]
+fn what_is_too_big_for_a_remembered_next_hop_is_left_as_it_came() {
+    for kind in KINDS {
+        let world = World::new(kind, &[Here]);
+        let ip = kind.first((Client, 4000), (Vip, 80));
+        assert_eq!([asked(&world, &ip), asked(&world, &ip)], [1, 0]);
+        let mut packet = world.wrapped(&ip);
+        packet.fits = false;
+        let before = packet.bytes.clone();
+        assert_eq!(world.tables.come_in(&mut packet, ETHERNET), Verdict::Left);
+        assert_eq!(packet.bytes, before);
+    }
+}

@@ -287,3 +287,38 @@ fn who_asks_where_nobody_listens_is_told_at_once() {
         }
     }
 }
+
+/// The way to an endpoint here is narrower than the client knows, and small packets have gone it already.
+#[test]
+fn who_sends_too_much_for_a_way_that_is_known_is_told_how_much_fits() {
+    let outside = Outside::new();
+    let daemon = outside.daemon(&[]);
+    outside.web(|service| service);
+    outside.only(&outside.here);
+    let [.., number] = outside.here.v4().octets();
+    batch(outside.stage.node.netns(), &format!("link set p{number} mtu 1300\n")).unwrap();
+    for to in outside.node_ports() {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let ask = || -> Result<()> {
+            let socket = std::net::UdpSocket::bind(any)?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let mut answer = [0; 2048];
+            for _ in 0..2 {
+                socket.send(b"small\n")?;
+                socket.recv(&mut answer)?;
+            }
+            wait::until("the sender to be told", PATIENCE, || {
+                let sent = socket.send(&[b'x'; 1400]);
+                let told = sent.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EMSGSIZE));
+                ensure!(told, "it may still send as much as it likes");
+                Ok(())
+            })?;
+            socket.send(b"small\n")?;
+            socket.recv(&mut answer)?;
+            Ok(())
+        };
+        outside.asker.netns().run(ask).unwrap();
+    }
+    daemon.no_errors().unwrap();
+}

@@ -21,6 +21,8 @@ pub trait Frame {
     fn is_tagged(&self) -> bool;
     /// The way on for what bears this header now.
     fn way(&self, header: &Header) -> Way;
+    /// Whether a device can carry it whole. The way on has been asked for with another packet.
+    fn fits(&self, device: u32) -> bool;
     /// Has it leave by a device at once. `known`: its hardware addresses are those of the next hop; else that must be asked for
     /// them.
     fn leave(&mut self, device: u32, known: bool);

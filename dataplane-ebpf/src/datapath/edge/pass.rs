@@ -237,10 +237,11 @@ fn redirect(
     }
     let new = Header { hops: new.hops - 1, ..*new };
     let epoch = tables.epoch();
-    let way = if flow.epoch != NO_EPOCH && flow.epoch == epoch {
-        Way::To(Hop { device: flow.device, addresses: flow.addresses })
-    } else {
-        frame.way(&new)
+    let way = match flow.epoch != NO_EPOCH && flow.epoch == epoch {
+        // The stack tells the sender how much would have fitted.
+        true if !frame.fits(flow.device) => Way::Stack,
+        true => Way::To(Hop { device: flow.device, addresses: flow.addresses }),
+        false => frame.way(&new),
     };
     match way {
         Way::To(hop) => {
