@@ -16,7 +16,7 @@ const DROP: i32 = 2;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// Places in [`STEPS`]: what an ingress or egress program goes on with.
+/// Places in [`STEPS`], as `abi::STEP_PROGRAMS` has them: what an ingress or egress program goes on with.
 const FIRST: u32 = 0;
 const FIRST_BARE: u32 = 1;
 const SEND: u32 = 2;

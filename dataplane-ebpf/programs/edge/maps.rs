@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns}
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
     Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, NO_EPOCH,
-    ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use dataplane_ebpf::datapath::edge::frame::{Added, Hop, Tables};
 
@@ -46,7 +46,7 @@ static STAYS: LruHashMap<ClientKey, Stay, 1> = LruHashMap::new();
 static EDGE_COUNTERS: PerCpuArray<u64, { EdgeCounter::ALL.len() }> = PerCpuArray::new();
 /// Programs that others go on with.
 #[btf_map]
-pub(crate) static STEPS: ProgramArray<8> = ProgramArray::new();
+pub(crate) static STEPS: ProgramArray<{ STEP_PROGRAMS.len() }> = ProgramArray::new();
 
 pub(crate) struct Maps;
 

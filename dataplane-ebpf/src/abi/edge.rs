@@ -35,6 +35,19 @@ pub const EPOCH: &str = "EPOCH";
 pub const FLOWS: &str = "FLOWS";
 /// Map of which client had which endpoint: [`ClientKey`] to [`Stay`]. The least recently used goes first.
 pub const STAYS: &str = "STAYS";
+/// Map of programs that others go on with, in the order of [`STEP_PROGRAMS`].
+pub const STEPS: &str = "STEPS";
+/// Names of these programs. Each place is also a number in `programs/edge/hooks.rs`.
+pub const STEP_PROGRAMS: [&str; 8] = [
+    "edge_first",
+    "edge_first_bare",
+    "edge_send",
+    "edge_send_bare",
+    "edge_error_in",
+    "edge_error_in_bare",
+    "edge_error_out",
+    "edge_error_out_bare",
+];
 /// Per-CPU event counts, indexed by [`EdgeCounter`].
 pub const EDGE_COUNTERS: &str = "EDGE_COUNTERS";
 

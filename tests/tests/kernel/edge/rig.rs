@@ -15,17 +15,7 @@ use lab::netns::Netns;
 
 use crate::rig::refill;
 
-/// Programs that others go on with, in the order of their places, and those that hang on devices.
-const STEPS: [&str; 8] = [
-    "edge_first",
-    "edge_first_bare",
-    "edge_send",
-    "edge_send_bare",
-    "edge_error_in",
-    "edge_error_in_bare",
-    "edge_error_out",
-    "edge_error_out_bare",
-];
+/// Programs that hang on devices, by direction.
 pub(crate) const HOOKED: [[&str; 2]; 2] = [["edge_in", "edge_in_bare"], ["edge_out", "edge_out_bare"]];
 
 /// Every address is reached by this hop, and so every caller.
@@ -62,14 +52,15 @@ impl EdgeRig {
         let netns = Netns::new().expect("a namespace");
         batch(&netns, ROUTES).expect("a device and routes");
         let mut ebpf = object(flows);
-        for name in STEPS.iter().chain(HOOKED.as_flattened()) {
+        for name in abi::STEP_PROGRAMS.iter().chain(HOOKED.as_flattened()) {
             program(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
-        let fds = STEPS.map(|name| {
+        let fds = abi::STEP_PROGRAMS.map(|name| {
             let fd = program(&mut ebpf, name).fd().expect("a loaded program");
             fd.try_clone().expect("a handle to it")
         });
-        let mut steps = ProgramArray::try_from(ebpf.map_mut("STEPS").expect("a map")).expect("of programs");
+        let mut steps =
+            ProgramArray::try_from(ebpf.map_mut(abi::STEPS).expect("a map")).expect("of programs");
         for (place, fd) in (0..).zip(&fds) {
             steps.set(place, fd, 0).expect("a place");
         }

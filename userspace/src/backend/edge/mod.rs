@@ -353,14 +353,16 @@ fn seed() -> u32 {
 fn pin_steps(object: &mut Object, home: &Path) -> Result<(), BackendError> {
     let path = home.join("STEPS-new");
     pins::remove(&path)?;
-    let Map::ProgramArray(data) = object.take("STEPS")? else { return Err(BackendError::Missing("STEPS")) };
+    let Map::ProgramArray(data) = object.take(abi::STEPS)? else {
+        return Err(BackendError::Missing(abi::STEPS));
+    };
     sys::pin(data.fd().as_fd(), &path).map_err(|source| BackendError::Pin { deed: "make", path, source })
 }
 
 /// The programs of the daemon before are not needed any more.
 fn settle_steps(home: &Path) -> Result<(), BackendError> {
     let path = home.join("STEPS-new");
-    std::fs::rename(&path, home.join("STEPS")).map_err(|source| BackendError::Pin {
+    std::fs::rename(&path, home.join(abi::STEPS)).map_err(|source| BackendError::Pin {
         deed: "rename",
         path,
         source,

@@ -1,10 +1,11 @@
 //! The object: loaded over maps of its own, and those that outlive a daemon.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, ProgramArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi;
 
@@ -16,17 +17,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 
 /// Maps that outlive a daemon.
 const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
-/// Programs that others go on with, in the order of their places.
-const STEPS: [&str; 8] = [
-    "edge_first",
-    "edge_first_bare",
-    "edge_send",
-    "edge_send_bare",
-    "edge_error_in",
-    "edge_error_in_bare",
-    "edge_error_out",
-    "edge_error_out_bare",
-];
 /// Programs that hang on devices.
 pub(super) const HOOKED: [&str; 4] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare"];
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
@@ -76,31 +66,26 @@ impl Object {
         loader.map_max_entries(abi::STAYS, STAYS);
         let ebpf = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
         let mut object = Self { ebpf };
-        HOOKED.iter().chain(&STEPS).try_for_each(|name| object.load_program(name))?;
+        HOOKED.iter().chain(&abi::STEP_PROGRAMS).try_for_each(|name| object.load_program(name))?;
         object.connect()?;
         Ok(object)
     }
 
     fn load_program(&mut self, name: &'static str) -> Result<(), BackendError> {
-        let refused = |error| BackendError::Program { hook: name, source: Box::new(error) };
-        self.program(name)?.load().map_err(refused)
+        self.program(name)?.load().map_err(|error| refused(name, error))
     }
 
     /// Puts the programs into their places.
     fn connect(&mut self) -> Result<(), BackendError> {
         let mut fds = Vec::new();
-        for name in STEPS {
-            let fd = self.program(name)?.fd();
-            let fd = fd.map_err(|error| BackendError::Program { hook: name, source: Box::new(error) })?;
-            let kept = fd.try_clone();
-            fds.push(kept.map_err(|source| BackendError::Link { deed: "keep", hook: name, source })?);
+        for name in abi::STEP_PROGRAMS {
+            fds.push(self.fd(name)?.try_clone().map_err(|source| unkept(name, source))?);
         }
-        let map = self.ebpf.map_mut("STEPS").ok_or(BackendError::Missing("STEPS"))?;
-        let mut steps = ProgramArray::try_from(map).map_err(|error| broken("STEPS", "open", error))?;
+        let map = self.ebpf.map_mut(abi::STEPS).ok_or(BackendError::Missing(abi::STEPS))?;
+        let mut steps = ProgramArray::try_from(map).map_err(|error| broken(abi::STEPS, "open", error))?;
         for (place, fd) in fds.iter().enumerate() {
-            steps.set(place as u32, fd, 0).map_err(|error| broken("STEPS", "write", error))?;
+            steps.set(place as u32, fd, 0).map_err(|error| broken(abi::STEPS, "write", error))?;
         }
-        // A map of programs is emptied when the last who can write to it goes; the programs must outlive the daemon.
         Ok(())
     }
 
@@ -109,15 +94,13 @@ impl Object {
         program.try_into().map_err(|_| BackendError::Missing(name))
     }
 
+    fn fd(&mut self, name: &'static str) -> Result<&ProgramFd, BackendError> {
+        self.program(name)?.fd().map_err(|error| refused(name, error))
+    }
+
     /// A handle to a program that hangs on devices.
     pub(super) fn handle(&mut self, name: &'static str) -> Result<OwnedFd, BackendError> {
-        let refused = |error| BackendError::Program { hook: name, source: Box::new(error) };
-        let fd = self.program(name)?.fd().map_err(refused)?;
-        fd.as_fd().try_clone_to_owned().map_err(|source| BackendError::Link {
-            deed: "keep",
-            hook: name,
-            source,
-        })
+        self.fd(name)?.as_fd().try_clone_to_owned().map_err(|source| unkept(name, source))
     }
 
     /// Takes a map out, to be written to.
@@ -159,6 +142,14 @@ pub(super) fn home(pin_dir: &Path) -> PathBuf {
     pin_dir.join(format!("edge-v{}", abi::EDGE_VERSION))
 }
 
+fn refused(hook: &'static str, error: ProgramError) -> BackendError {
+    BackendError::Program { hook, source: Box::new(error) }
+}
+
+fn unkept(hook: &'static str, source: io::Error) -> BackendError {
+    BackendError::Link { deed: "keep", hook, source }
+}
+
 pub(super) fn broken(map: &'static str, deed: &'static str, error: aya::maps::MapError) -> BackendError {
-    BackendError::Map { deed, map, source: std::io::Error::other(error) }
+    BackendError::Map { deed, map, source: io::Error::other(error) }
 }
