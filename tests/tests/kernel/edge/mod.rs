@@ -153,6 +153,8 @@ fn edge_checksums_of_zero_and_all_ones_come_out_as_on_the_host() {
             let after = checksum(v6, protocol, &packet.bytes[ETHERNET..]);
             if is_end(checksum(v6, protocol, &forth)) || is_end(after) {
                 found += 1;
+                // One of the two is a bundle, whose checksum is mended another way.
+                twins.pass(forth.clone(), 0);
                 twins.pass(forth, 0);
             }
         }
