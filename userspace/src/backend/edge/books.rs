@@ -11,7 +11,7 @@ use ring::digest::{SHA256, digest};
 
 use super::image::{self, Image, Listed, Server, address, network};
 use crate::backend::Wanted;
-use crate::model::{ServiceName, ServicePortName};
+use crate::model::{ServicePortName, ports_of};
 
 /// What is to be written and removed, in the order in which it is done: nobody ever sees half a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +69,8 @@ impl Books {
     pub(super) fn step(&mut self, wanted: &Wanted) -> Step {
         let mut step = Step { plan: Plan::default(), held: Vec::new() };
         for (service, ports) in wanted {
-            let gone: Vec<_> = self.names(service).filter(|name| !ports.contains_key(name)).collect();
+            let names = ports_of(&self.have, service).map(|(name, _)| name);
+            let gone: Vec<_> = names.filter(|name| !ports.contains_key(name)).cloned().collect();
             gone.into_iter().for_each(|name| self.change(&mut step, name, Image::default()));
             for (name, port) in ports {
                 self.change(&mut step, name.clone(), image::image(name, port));
@@ -78,11 +79,6 @@ impl Books {
         let taken: BTreeSet<FrontendKey> = step.plan.put_frontends.iter().map(|(key, _)| *key).collect();
         step.plan.drop_frontends.retain(|key| !taken.contains(key));
         step
-    }
-
-    fn names(&self, service: &ServiceName) -> impl Iterator<Item = ServicePortName> {
-        let of = |name: &&ServicePortName| name.service == *service;
-        self.have.keys().filter(of).cloned().collect::<Vec<_>>().into_iter()
     }
 
     fn change(&mut self, step: &mut Step, name: ServicePortName, image: Image) {
