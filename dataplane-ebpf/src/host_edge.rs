@@ -12,12 +12,12 @@ use crate::abi::{
 };
 use crate::datapath::edge::header::Header;
 use crate::datapath::edge::{
-    Added, Frame, Hop, Step, Tables, Verdict, Way, checksum, egress, error, first, ingress, send,
+    Added, Frame, Hop, Step, Tables, Verdict, Way, again, back, checksum, egress, error, ingress, open, send,
 };
 
 /// Settings of a family of which nothing is known.
 pub const NO_SIDE: Side =
-    Side { own: [0; 4], pods: [0; 4], pods_mask: [0; 4], first_port: 0, ports: 0, redirect: 0 };
+    Side { own: [0; 4], pods: [0; 4], pods_mask: [0; 4], first_port: 0, ports: 0, forwarding: 0 };
 /// What an array of lists holds where nobody has written.
 const NO_LIST: ListState = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
 
@@ -38,6 +38,8 @@ pub struct EdgeTables {
     pub own: BTreeMap<Address, u32>,
     /// Devices with our programs.
     pub devices: BTreeSet<u32>,
+    /// Endpoints on the node whose answers come in by a device with our program for them.
+    pub backed: BTreeSet<Address>,
     /// What is the same for all flows, by family.
     pub sides: [Side; 2],
     /// The routes' epoch.
@@ -66,6 +68,7 @@ impl Default for EdgeTables {
             sources: BTreeSet::new(),
             own: BTreeMap::new(),
             devices: BTreeSet::new(),
+            backed: BTreeSet::new(),
             sides: [NO_SIDE; 2],
             epoch: Cell::new(1),
             flows: RefCell::default(),
@@ -83,12 +86,29 @@ impl EdgeTables {
     pub fn come_in(&self, packet: &mut HostPacket, at: usize) -> Verdict {
         match ingress(packet, self, at) {
             Step::Done(verdict) => verdict,
-            Step::First => match first(packet, self, at) {
+            Step::Again => match again(packet, self, at) {
                 Step::Done(verdict) => verdict,
-                Step::Send | Step::First | Step::Error => send(packet, self, at),
+                Step::Open => self.open(packet, at),
+                Step::Send | Step::Again | Step::Error => send(packet, self, at),
             },
+            Step::Open => self.open(packet, at),
             Step::Send => send(packet, self, at),
             Step::Error => error::incoming(packet, self, at),
+        }
+    }
+
+    fn open(&self, packet: &mut HostPacket, at: usize) -> Verdict {
+        match open(packet, self, at) {
+            Step::Done(verdict) => verdict,
+            Step::Send | Step::Again | Step::Open | Step::Error => send(packet, self, at),
+        }
+    }
+
+    /// A packet comes in by a device behind which endpoints are.
+    pub fn come_back(&self, packet: &mut HostPacket, at: usize) -> Verdict {
+        match back(packet, self, at) {
+            Step::Done(verdict) => verdict,
+            Step::Error | Step::Again | Step::Open | Step::Send => error::answering(packet, self, at),
         }
     }
 
@@ -96,7 +116,7 @@ impl EdgeTables {
     pub fn go_out(&self, packet: &mut HostPacket, at: usize) -> Verdict {
         match egress(packet, self, at) {
             Step::Done(verdict) => verdict,
-            Step::Error | Step::First | Step::Send => error::outgoing(packet, self, at),
+            Step::Error | Step::Again | Step::Open | Step::Send => error::outgoing(packet, self, at),
         }
     }
 
@@ -135,6 +155,10 @@ impl Tables for EdgeTables {
 
     fn covers(&self, device: u32) -> bool {
         self.devices.contains(&device)
+    }
+
+    fn backed(&self, address: &Address) -> bool {
+        self.backed.contains(address)
     }
 
     fn side(&self, place: u32) -> Option<&Side> {

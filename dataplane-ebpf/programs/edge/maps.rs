@@ -34,6 +34,8 @@ static OWN_ADDRESSES: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static DEVICES: HashMap<u32, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
+static BACKED: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
 static SIDES: Array<Side, 2> = Array::new();
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
@@ -102,6 +104,12 @@ impl Tables for Maps {
     fn covers(&self, device: u32) -> bool {
         // SAFETY: as for FRONTENDS.
         unsafe { DEVICES.get(device) }.is_some()
+    }
+
+    #[inline(always)]
+    fn backed(&self, address: &Address) -> bool {
+        // SAFETY: as for FRONTENDS.
+        unsafe { BACKED.get(address) }.is_some()
     }
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! The edge of the node on the host: the very functions that run in the kernel, over packets and tables in memory.
 
 mod any;
+mod back;
 mod error;
 mod hash;
 mod hop;

@@ -70,7 +70,8 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
-        (self.edge == Choice::Tcx).then(|| edge::Settings {
+        let forwarding = (self.edge == Choice::Tcx).then(|| self.ways())?;
+        Some(edge::Settings {
             pin_dir: pin_dir.to_owned(),
             capacity: edge::Capacity {
                 services,
@@ -78,29 +79,38 @@ impl Flags {
                 flows: self.edge_flows.unwrap_or_else(edge::usual_flows),
             },
             devices: self.devices.clone(),
-            redirect: self.redirect(),
+            redirect: forwarding.redirect,
+            trusts_stack: forwarding.trusts_stack,
             ports: self.snat_ports.clone(),
         })
     }
 
-    fn redirect(&self) -> bool {
-        match self.forwarding {
+    /// How packets go on, with regard to others who look at what is forwarded.
+    fn ways(&self) -> Ways {
+        let others = match nft::others_on_the_way() {
+            Ok(others) => others,
+            Err(error) => {
+                warn!(%error, "could not find out who else filters or masquerades what is forwarded");
+                return Ways { redirect: self.forwarding == Forwarding::Redirect, trusts_stack: false };
+            }
+        };
+        let redirect = match self.forwarding {
             Forwarding::Redirect => true,
             Forwarding::Stack => false,
-            Forwarding::Auto => match nft::others_on_the_way() {
-                Ok(tables) if tables.is_empty() => true,
-                Ok(tables) => {
-                    info!(
-                        tables = tables.join(", "),
-                        "others filter or masquerade what is forwarded: packets go through the host's stack"
-                    );
-                    false
-                }
-                Err(error) => {
-                    warn!(%error, "could not find out who filters or masquerades what is forwarded: packets go through the host's stack");
-                    false
-                }
-            },
+            Forwarding::Auto => others.filters.is_empty(),
+        };
+        if self.forwarding == Forwarding::Auto && !redirect {
+            let tables = others.filters.join(", ");
+            info!(tables, "others filter what is forwarded: packets go through the host's stack");
         }
+        // Where a flow's first packet has come through the stack as well, nobody takes the answer for a new flow.
+        Ways { redirect, trusts_stack: !redirect || others.masquerades.is_empty() }
     }
+}
+
+/// What [`edge::Settings`] say of it.
+#[derive(Clone, Copy, Debug)]
+struct Ways {
+    redirect: bool,
+    trusts_stack: bool,
 }

@@ -77,6 +77,8 @@ pub trait Tables {
     fn own(&self, address: &Address) -> Option<u32>;
     /// Whether a device has our programs.
     fn covers(&self, device: u32) -> bool;
+    /// Whether answers of an endpoint on this node come in by a device with our program for them.
+    fn backed(&self, address: &Address) -> bool;
     /// What is the same for all flows of a family.
     fn side(&self, place: u32) -> Option<&Side>;
     /// The routes' epoch.

@@ -6,8 +6,8 @@ use super::header::{Header, MAPPED, Version, pair, split};
 use super::life;
 use crate::abi::{
     Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState,
-    MASQUERADE, MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, ServerKey, Side,
-    SlotKey, SourceKey, Stay, Target,
+    MASQUERADE, MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey,
+    Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
 };
 
 /// How often a choice is begun anew when the list changes under it.
@@ -122,7 +122,7 @@ fn admit(
         tables.count(EdgeCounter::Left);
         return Opened::Left;
     };
-    let own = masqueraded(frame, tables, header, wish, &target).filter(|own| at_once || !own);
+    let own = masqueraded(frame, tables, header, side, wish, &target).filter(|own| at_once || !own);
     let Some(own) = own else {
         tables.count(EdgeCounter::Left);
         return Opened::Left;
@@ -189,24 +189,28 @@ fn client(header: &Header, state: &ListState) -> ClientKey {
 
 /// Whether the source must become an address of this node; `None` where the flow cannot be served from here.
 ///
-/// An endpoint on this node gets the client's own address even where the meaning would allow another, as long as its answers
-/// leave by a device where they are translated back.
+/// An endpoint on this node gets the client's own address even where the meaning would allow another, and must: what it sends
+/// to the node's address ends in the node. So its answers must come by where they are translated back.
 #[inline(always)]
 fn masqueraded(
     frame: &impl Frame,
     tables: &impl Tables,
     header: &Header,
+    side: &Side,
     wish: &Wish,
     target: &Target,
 ) -> Option<bool> {
     if target.address == header.source {
         return Some(true);
     }
-    let direct = target.here == 1 && frame.way_back(header).is_some_and(|device| tables.covers(device));
-    if direct {
+    if target.here == 0 {
+        return wish.masquerade.then_some(true);
+    }
+    if side.forwarding & REDIRECT != 0 && tables.backed(&target.address) {
         return Some(false);
     }
-    wish.masquerade.then_some(true)
+    let comes_back = || frame.way_back(header).is_some_and(|device| tables.covers(device));
+    (side.forwarding & TRUSTS_STACK != 0 && comes_back()).then_some(false)
 }
 
 /// Writes both directions down, the answers' first: from then on nobody else can have them.

@@ -7,7 +7,7 @@ use super::life;
 use super::open::{self, Opened};
 use super::rewrite::rewrite;
 use crate::abi::{
-    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, NO_EPOCH, REPLY, SIDE_V4, SIDE_V6, Side,
+    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, NO_EPOCH, REDIRECT, REPLY, SIDE_V4, SIDE_V6, Side,
 };
 use header::Version;
 
@@ -32,8 +32,10 @@ pub enum Verdict {
 pub enum Step {
     /// Nothing more.
     Done(Verdict),
-    /// [`first`].
-    First,
+    /// [`again`].
+    Again,
+    /// [`open`].
+    Open,
     /// [`send`].
     Send,
     /// [`error`](super::error::incoming).
@@ -69,9 +71,9 @@ fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Heade
         return if error::reports(header) { Step::Error } else { left };
     }
     let key = header.key();
-    let Some(flow) = tables.flow(&key) else { return if header.opens() { Step::First } else { left } };
+    let Some(flow) = tables.flow(&key) else { return if header.opens() { Step::Open } else { left } };
     if header.protocol == TCP && header.opens() || !is_current(tables, header, &flow) {
-        return Step::First;
+        return Step::Again;
     }
     let Some(side) = tables.side(place(header.version)) else { return left };
     follow(tables, header, &key, &flow);
@@ -86,18 +88,25 @@ fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
         || tables.list(flow.list).is_some_and(|list| list.generation == flow.generation)
 }
 
-/// A packet that may be the first of its flow, or whose flow must be asked whether it goes on.
+/// A packet whose flow must be asked whether it goes on.
 #[inline(always)]
-pub fn first(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
+pub fn again(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
     let Some(header) = header::read(frame, at, true) else { return left };
     let Some(side) = tables.side(place(header.version)) else { return left };
     let key = header.key();
-    if let Some(flow) = tables.flow(&key)
-        && goes_on(tables, &header, side, &key, &flow)
-    {
-        return Step::Send;
+    match tables.flow(&key) {
+        Some(flow) if goes_on(tables, &header, side, &key, &flow) => Step::Send,
+        Some(_) | None => Step::Open,
     }
+}
+
+/// A packet that may be the first of its flow.
+#[inline(always)]
+pub fn open(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
+    let left = Step::Done(Verdict::Left);
+    let Some(header) = header::read(frame, at, true) else { return left };
+    let Some(side) = tables.side(place(header.version)) else { return left };
     match open::open(frame, tables, &header, side, at_once(side, at)) {
         Opened::Written => Step::Send,
         Opened::Dropped => Step::Done(Verdict::Dropped),
@@ -114,6 +123,45 @@ pub fn send(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict 
     let Some(flow) = tables.flow(&key) else { return Verdict::Left };
     follow(tables, &header, &key, &flow);
     translate(frame, tables, at, &header, side, &key, &flow)
+}
+
+/// Comes into the node by a device behind which endpoints are: what they answer leaves at once, with the service's address.
+/// Neither connection tracking, which knows nothing of these flows, nor whoever masquerades what endpoints send, sees it.
+#[inline(always)]
+pub fn back(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
+    let left = Step::Done(Verdict::Left);
+    if frame.is_tagged() {
+        return left;
+    }
+    match header::version(frame, at) {
+        Some(Version::V4) => match header::read_v4(frame, at, true) {
+            Some(header) => answered(frame, tables, at, &header),
+            None => left,
+        },
+        Some(Version::V6) => match header::read_v6(frame, at, true) {
+            Some(header) => answered(frame, tables, at, &header),
+            None => left,
+        },
+        None => left,
+    }
+}
+
+/// What is no answer goes on as it came: endpoints may call services as well, and are served elsewhere.
+#[inline(always)]
+fn answered(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Header) -> Step {
+    let left = Step::Done(Verdict::Left);
+    if header.is_icmp() {
+        return if error::reports(header) { Step::Error } else { left };
+    }
+    let key = header.key();
+    let Some(flow) = tables.flow(&key) else { return left };
+    let Some(side) = tables.side(place(header.version)) else { return left };
+    if flow.marks & REPLY == 0 || !at_once(side, at) {
+        return left;
+    }
+    follow(tables, header, &key, &flow);
+    let new = Header { source: flow.source, target: flow.target, ports: flow.ports, ..*header };
+    Step::Done(redirect(frame, tables, at, &new, &key, &flow))
 }
 
 /// Leaves the node: what an endpoint here answers bears the service's address again.
@@ -139,7 +187,7 @@ pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
 
 /// Place of a family's settings.
 #[inline(always)]
-const fn place(version: Version) -> u32 {
+pub(super) const fn place(version: Version) -> u32 {
     match version {
         Version::V4 => SIDE_V4,
         Version::V6 => SIDE_V6,
@@ -186,8 +234,8 @@ fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
 
 /// Whether packets go to the next hop past the host's stack: if that is asked for, and they have room for hardware addresses.
 #[inline(always)]
-fn at_once(side: &Side, at: usize) -> bool {
-    side.redirect == 1 && at != 0
+pub(super) fn at_once(side: &Side, at: usize) -> bool {
+    side.forwarding & REDIRECT != 0 && at != 0
 }
 
 /// Sends a packet of a flow on its way.

@@ -94,11 +94,12 @@ impl Keeper {
         }
     }
 
-    /// Whether devices, addresses or hooks are not what they were.
-    pub fn disturbed(&mut self) -> bool {
-        match &mut self.layer {
-            Layer::Up(edge) => edge.disturbed(),
-            Layer::Off | Layer::Down { .. } => false,
+    /// Follows devices, addresses and routes as they come and go.
+    pub fn follow(&mut self) {
+        if let Layer::Up(edge) = &mut self.layer
+            && let Err(error) = edge.follow()
+        {
+            self.down(&error);
         }
     }
 

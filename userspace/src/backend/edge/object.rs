@@ -18,7 +18,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 /// Maps that outlive a daemon.
 const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
 /// Programs that hang on devices.
-pub(super) const HOOKED: [&str; 4] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare"];
+pub(super) const HOOKED: [&str; 5] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare", "edge_back"];
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
 const STAYS: u32 = 131_072;
 /// Addresses and devices of a node.
@@ -58,7 +58,7 @@ impl Object {
         for map in [abi::TARGETS, abi::SERVERS] {
             loader.map_max_entries(map, capacity.slots);
         }
-        for map in [abi::OWN_ADDRESSES, abi::DEVICES] {
+        for map in [abi::OWN_ADDRESSES, abi::DEVICES, abi::BACKED] {
             loader.map_max_entries(map, OWN);
         }
         // One for each direction.
