@@ -22,13 +22,17 @@ struct Places {
     open: u32,
     send: u32,
     error: u32,
+    recall: u32,
+    begin: u32,
 }
 
-const IN: Places = Places { again: 0, open: 9, send: 2, error: 4 };
-const IN_BARE: Places = Places { again: 1, open: 10, send: 3, error: 5 };
-const OUT: Places = Places { error: 6, ..IN };
-const OUT_BARE: Places = Places { error: 7, ..IN_BARE };
-const BACK: Places = Places { error: 8, ..IN };
+/// A place that nobody has.
+const NONE: u32 = u32::MAX;
+const IN: Places = Places { again: 0, open: 9, send: 2, error: 4, recall: 11, begin: 16 };
+const IN_BARE: Places = Places { again: 1, open: 10, send: 3, error: 5, recall: 12, begin: 17 };
+const OUT: Places = Places { again: NONE, open: NONE, send: NONE, error: 6, recall: 13, begin: 18 };
+const OUT_BARE: Places = Places { error: 7, recall: 14, begin: 19, ..OUT };
+const BACK: Places = Places { error: 8, recall: 15, begin: 20, ..OUT };
 
 #[classifier]
 fn edge_in(ctx: TcContext) -> i32 {
@@ -70,6 +74,31 @@ fn edge_back(ctx: TcContext) -> i32 {
 #[classifier]
 fn edge_error_back(ctx: TcContext) -> i32 {
     answer(edge::error::answering(&mut Skb::new(&ctx, ETHERNET), &Maps, ETHERNET))
+}
+
+#[classifier]
+fn edge_recall_in(ctx: TcContext) -> i32 {
+    go_on(&ctx, edge::recall(&Skb::new(&ctx, ETHERNET), &Maps, ETHERNET), IN)
+}
+
+#[classifier]
+fn edge_recall_in_bare(ctx: TcContext) -> i32 {
+    go_on(&ctx, edge::recall(&Skb::new(&ctx, 0), &Maps, 0), IN_BARE)
+}
+
+#[classifier]
+fn edge_recall_out(ctx: TcContext) -> i32 {
+    go_on(&ctx, edge::recall(&Skb::new(&ctx, ETHERNET), &Maps, ETHERNET), OUT)
+}
+
+#[classifier]
+fn edge_recall_out_bare(ctx: TcContext) -> i32 {
+    go_on(&ctx, edge::recall(&Skb::new(&ctx, 0), &Maps, 0), OUT_BARE)
+}
+
+#[classifier]
+fn edge_recall_back(ctx: TcContext) -> i32 {
+    go_on(&ctx, edge::recall(&Skb::new(&ctx, ETHERNET), &Maps, ETHERNET), BACK)
 }
 
 #[classifier]
@@ -127,6 +156,8 @@ fn edge_error_out_bare(ctx: TcContext) -> i32 {
 fn go_on(ctx: &TcContext, step: Step, places: Places) -> i32 {
     let place = match step {
         Step::Done(verdict) => return answer(verdict),
+        Step::Recall => places.recall,
+        Step::Begin => places.begin,
         Step::Again => places.again,
         Step::Open => places.open,
         Step::Send => places.send,

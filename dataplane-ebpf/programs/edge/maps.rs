@@ -43,6 +43,8 @@ static EPOCH: Array<u32, 1> = Array::new();
 #[btf_map]
 static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
 #[btf_map]
+static FLOWS_BEFORE: HashMap<FlowKey, Flow, 1> = HashMap::new();
+#[btf_map]
 static STAYS: LruHashMap<ClientKey, Stay, 1> = LruHashMap::new();
 #[btf_map]
 static EDGE_COUNTERS: PerCpuArray<u64, { EdgeCounter::ALL.len() }> = PerCpuArray::new();
@@ -129,6 +131,18 @@ impl Tables for Maps {
         // SAFETY: what other processors write meanwhile is either of: time, marks, next hop. Each is whole. The element is
         // not freed before the program ends; if it is used again at once, this packet goes where the next flow's go.
         unsafe { FLOWS.get(key) }
+    }
+
+    #[inline(always)]
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
+        // SAFETY: nothing is written to this map any more. The element is not freed before the program ends.
+        unsafe { FLOWS_BEFORE.get(key) }
+    }
+
+    #[inline(always)]
+    fn forget_before(&self, key: &FlowKey) {
+        // What is not there is as good as removed.
+        let _ = FLOWS_BEFORE.remove(key);
     }
 
     #[inline(always)]

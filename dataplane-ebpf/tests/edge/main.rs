@@ -3,6 +3,7 @@
 mod any;
 mod back;
 mod error;
+mod grow;
 mod hash;
 mod hop;
 mod left;

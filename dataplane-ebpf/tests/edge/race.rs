@@ -46,6 +46,10 @@ impl Tables for Beaten<'_> {
         self.tables().flow(key)
     }
 
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
+        self.tables().flow_before(key)
+    }
+
     fn side(&self, place: u32) -> Option<&Side> {
         self.tables().side(place)
     }
@@ -61,6 +65,7 @@ impl Tables for Beaten<'_> {
         fn backed(address: &Address) -> bool;
         fn epoch() -> u32;
         fn remove(key: &FlowKey);
+        fn forget_before(key: &FlowKey);
         fn touch(key: &FlowKey, seen: u32, marks: u32);
         fn confirm(key: &FlowKey, list: u32, generation: u32);
         fn keep(key: &FlowKey, hop: &Hop, epoch: u32);

@@ -85,6 +85,10 @@ pub trait Tables {
     fn epoch(&self) -> u32;
     /// A flow.
     fn flow(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
+    /// A flow that has not been brought to this table yet.
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
+    /// Takes one away from where such flows are.
+    fn forget_before(&self, key: &FlowKey);
     /// Writes a new flow.
     fn add(&self, key: &FlowKey, flow: &Flow) -> Added;
     /// Ends one.

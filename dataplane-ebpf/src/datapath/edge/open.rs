@@ -6,8 +6,8 @@ use super::header::{Header, MAPPED, Version, pair, split};
 use super::life;
 use crate::abi::{
     Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState,
-    MASQUERADE, MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey,
-    Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
+    MASQUERADE, MASQUERADED, MOVES, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT,
+    ServerKey, Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
 };
 
 /// How often a choice is begun anew when the list changes under it.
@@ -217,7 +217,7 @@ fn masqueraded(
 #[inline(always)]
 fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own: bool) -> Opened {
     let key = header.key();
-    let added = if own { reserve(tables, &key, &mut flow, side) } else { take(tables, &key, &flow) };
+    let added = if own { reserve(tables, &key, &mut flow, side) } else { take(tables, side, &key, &flow) };
     match added {
         Added::Yes => {}
         Added::Taken => {
@@ -247,7 +247,7 @@ fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own
 /// Without another source the answers' ports are what they are. The same client may have come another way (by another address
 /// or another port) to the same endpoint, from the same port: that flow stays.
 #[inline(always)]
-fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
+fn take(tables: &impl Tables, side: &Side, key: &FlowKey, flow: &Flow) -> Added {
     let back = life::sibling(key, flow);
     let reply = life::reply(key, flow);
     // What an earlier flow with the same ends left behind is worth nothing.
@@ -258,7 +258,16 @@ fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
     {
         tables.remove(&back);
     }
-    tables.add(&back, &reply)
+    add_back(tables, side, &back, &reply)
+}
+
+/// Writes the entry for answers, if no flow that has not been brought over yet has it.
+#[inline(always)]
+fn add_back(tables: &impl Tables, side: &Side, back: &FlowKey, reply: &Flow) -> Added {
+    if side.forwarding & MOVES != 0 && tables.flow_before(back).is_some() {
+        return Added::Taken;
+    }
+    tables.add(back, reply)
 }
 
 /// Finds a port of this node under which the endpoint's answers are nobody else's.
@@ -273,7 +282,7 @@ fn reserve(tables: &impl Tables, key: &FlowKey, flow: &mut Flow, side: &Side) ->
         let port = (side.first_port as u64 + at) as u16;
         flow.source = side.own;
         flow.ports = pair(u32::from(port.to_be()), target);
-        match tables.add(&life::sibling(key, flow), &life::reply(key, flow)) {
+        match add_back(tables, side, &life::sibling(key, flow), &life::reply(key, flow)) {
             Added::Taken => {}
             added @ (Added::Yes | Added::Full) => return added,
         }

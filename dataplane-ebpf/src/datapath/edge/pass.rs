@@ -1,13 +1,14 @@
 //! The sequences for one packet, where it comes into the node and where it leaves it.
 
 use super::error;
-use super::frame::{Frame, Hop, Tables, Way};
+use super::frame::{Added, Frame, Hop, Tables, Way};
 use super::header::{self, Header, TCP, UDP};
 use super::life;
 use super::open::{self, Opened};
 use super::rewrite::rewrite;
 use crate::abi::{
-    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, NO_EPOCH, REDIRECT, REPLY, SIDE_V4, SIDE_V6, Side,
+    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, MOVES, NO_EPOCH, REDIRECT, REPLY, SIDE_V4, SIDE_V6,
+    Side,
 };
 use header::Version;
 
@@ -32,6 +33,10 @@ pub enum Verdict {
 pub enum Step {
     /// Nothing more.
     Done(Verdict),
+    /// [`recall`], and then from the beginning.
+    Recall,
+    /// From the beginning.
+    Begin,
     /// [`again`].
     Again,
     /// [`open`].
@@ -71,7 +76,9 @@ fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Heade
         return if error::reports(header) { Step::Error } else { left };
     }
     let key = header.key();
-    let Some(flow) = tables.flow(&key) else { return if header.opens() { Step::Open } else { left } };
+    let Some(flow) = tables.flow(&key) else {
+        return if moves(tables, header) { Step::Recall } else { unknown(header) };
+    };
     if header.protocol == TCP && header.opens() || !is_current(tables, header, &flow) {
         return Step::Again;
     }
@@ -86,6 +93,35 @@ fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
     header.protocol != UDP
         || flow.marks & REPLY != 0
         || tables.list(flow.list).is_some_and(|list| list.generation == flow.generation)
+}
+
+/// What becomes of a packet of no flow.
+#[inline(always)]
+fn unknown(header: &Header) -> Step {
+    if header.opens() { Step::Open } else { Step::Done(Verdict::Left) }
+}
+
+/// Whether flows are being brought to another table.
+#[inline(always)]
+fn moves(tables: &impl Tables, header: &Header) -> bool {
+    tables.side(place(header.version)).is_some_and(|side| side.forwarding & MOVES != 0)
+}
+
+/// A packet whose flow may be in the table of before: it is brought over, both directions.
+#[inline(always)]
+pub fn recall(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
+    let Some(header) = header::read(frame, at, true) else { return Step::Done(Verdict::Left) };
+    let key = header.key();
+    let Some(flow) = tables.flow_before(&key) else { return unknown(&header) };
+    let sibling = life::sibling(&key, &flow);
+    if let Some(other) = tables.flow_before(&sibling) {
+        // Where there is no room for both, the other one is brought over with its own first packet.
+        let _ = tables.add(&sibling, &other);
+    }
+    match tables.add(&key, &flow) {
+        Added::Yes | Added::Taken => Step::Begin,
+        Added::Full => Step::Done(Verdict::Left),
+    }
 }
 
 /// A packet whose flow must be asked whether it goes on.
@@ -154,7 +190,9 @@ fn answered(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &He
         return if error::reports(header) { Step::Error } else { left };
     }
     let key = header.key();
-    let Some(flow) = tables.flow(&key) else { return left };
+    let Some(flow) = tables.flow(&key) else {
+        return if moves(tables, header) { Step::Recall } else { left };
+    };
     let Some(side) = tables.side(place(header.version)) else { return left };
     if flow.marks & REPLY == 0 || !at_once(side, at) {
         return left;
@@ -173,7 +211,9 @@ pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
         return if error::reports(&header) { Step::Error } else { left };
     }
     let key = header.key();
-    let Some(flow) = tables.flow(&key) else { return left };
+    let Some(flow) = tables.flow(&key) else {
+        return if moves(tables, &header) { Step::Recall } else { left };
+    };
     if flow.marks & (REPLY | MASQUERADED) != REPLY {
         return left;
     }
@@ -210,8 +250,13 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
         _ => false,
     };
     if over {
+        let sibling = life::sibling(key, flow);
+        if side.forwarding & MOVES != 0 {
+            tables.forget_before(key);
+            tables.forget_before(&sibling);
+        }
         tables.remove(key);
-        tables.remove(&life::sibling(key, flow));
+        tables.remove(&sibling);
     }
     !over
 }
