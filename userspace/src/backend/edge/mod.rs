@@ -6,6 +6,7 @@
 mod backs;
 mod books;
 mod flows;
+mod grow;
 mod hooks;
 mod image;
 mod keeper;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use dataplane_ebpf::abi::{
-    self, EdgeCounter, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
+    self, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
 };
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -35,12 +36,13 @@ use self::books::Books;
 pub use self::books::service_number;
 pub use self::flows::State;
 use self::flows::Sweeper;
+use self::grow::Mover;
 use self::hooks::{Hooks, Programs};
 pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
-pub use self::object::{Capacity, usual_flows};
+pub use self::object::{Capacity, flows_within};
 use self::object::{Object, broken, home};
 pub use self::pairs::{Pair, read_flows};
 use super::ebpf::{pins, sys};
@@ -84,6 +86,9 @@ pub struct Report {
     pub missing: Vec<String>,
     /// Entries in the table of flows, two for each flow.
     pub flow_entries: u64,
+    /// How many entries there is room for.
+    #[serde(default)]
+    pub flow_room: u64,
     /// Event counts by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -129,8 +134,13 @@ pub struct Edge {
     network: Network,
     monitor: Monitor,
     sweeper: Sweeper,
+    mover: Option<Mover>,
+    /// Flows opened when the table was last gone through, and which time that was.
+    opened: (u64, u64),
     counters: PerCpuArray<MapData, u64>,
     in_force: bool,
+    /// Whether programs look for flows in the table of before, too.
+    moves: bool,
     /// When ways to endpoints were last looked for anew.
     followed: Instant,
     /// What has been said of devices in the log.
@@ -164,7 +174,10 @@ impl Edge {
             context: Context::default(),
             monitor,
             sweeper,
+            mover: None,
+            opened: (0, 0),
             in_force: false,
+            moves: false,
             followed: Instant::now(),
             told: Vec::new(),
             _object: object,
@@ -236,6 +249,7 @@ impl Edge {
 
     /// Puts the programs behind the devices' hooks, and says what is the same for all flows.
     pub fn enable(&mut self) -> Result<(), BackendError> {
+        self.moves = grow::aside(&self.home).exists() && !self.mover.as_ref().is_some_and(Mover::is_done);
         self.describe()?;
         let chosen = self.chosen();
         let indexes: Vec<(u32, u32)> = chosen.iter().map(|device| (device.index, 1)).collect();
@@ -250,6 +264,9 @@ impl Edge {
             info!(devices = names.join(","), redirect = self.settings.redirect, "the edge layer is in force");
         }
         self.in_force = true;
+        if self.mover.is_none() {
+            self.mover = Mover::start(&self.home)?;
+        }
         self.tell();
         for device in self.hooks.devices() {
             if indexes.iter().all(|(index, _)| *index != device) {
@@ -275,12 +292,40 @@ impl Edge {
         if self.monitor.take_devices() && self.look_again() && self.in_force {
             return self.enable();
         }
+        if self.moves && self.mover.as_ref().is_some_and(Mover::is_done) {
+            self.moves = false;
+            self.describe()?;
+            let path = grow::aside(&self.home);
+            return grow::forget(&self.home).map_err(|source| BackendError::Pin {
+                deed: "remove",
+                path,
+                source,
+            });
+        }
         // Where routes come and go by the hundred, each of them is not worth a look.
         if self.in_force && self.followed.elapsed() >= ROUTES && self.monitor.take_routes() {
             self.followed = Instant::now();
             return self.back();
         }
         Ok(())
+    }
+
+    /// For how many flows there should be room, if that is more than there is.
+    pub fn wanted_flows(&mut self) -> Option<u32> {
+        let (round, entries) = self.sweeper.counted();
+        let opened = self.count(EdgeCounter::Opened);
+        if round != self.opened.1 {
+            self.opened = (opened, round);
+        }
+        let room = u64::from(self.sweeper.room());
+        let used = entries + 2 * opened.saturating_sub(self.opened.0);
+        let flows = self.sweeper.room() / 2;
+        let may = self.in_force && !self.moves && flows < self.settings.capacity.most_flows;
+        (may && used > room / 4 * 3).then(|| flows.saturating_mul(2).min(self.settings.capacity.most_flows))
+    }
+
+    fn count(&self, counter: EdgeCounter) -> u64 {
+        self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
     }
 
     /// Whether devices or addresses are not what they were.
@@ -304,10 +349,7 @@ impl Edge {
             device: device.name.clone(),
             attached: self.hooks.stand(device.index),
         };
-        let count = |counter: EdgeCounter| {
-            let values = self.counters.get(&(counter as u32), 0).ok();
-            (counter.name().to_owned(), values.map_or(0, |values| values.iter().sum()))
-        };
+        let count = |counter: EdgeCounter| (counter.name().to_owned(), self.count(counter));
         Report {
             down: None,
             forwarding: if self.settings.redirect { "redirect" } else { "stack" }.to_owned(),
@@ -315,6 +357,7 @@ impl Edge {
             endpoint_devices: self.endpoint_devices(),
             missing: self.missing(),
             flow_entries: self.sweeper.entries(),
+            flow_room: self.sweeper.room().into(),
             counters: EdgeCounter::ALL.into_iter().map(count).collect(),
         }
     }
@@ -362,7 +405,8 @@ impl Edge {
             first_port: u32::from(first),
             ports: u32::from(last.saturating_sub(first)) + 1,
             forwarding: if self.settings.redirect { REDIRECT } else { 0 }
-                | if self.settings.trusts_stack { TRUSTS_STACK } else { 0 },
+                | if self.settings.trusts_stack { TRUSTS_STACK } else { 0 }
+                | if self.moves { MOVES } else { 0 },
         }
     }
 
