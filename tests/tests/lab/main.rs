@@ -12,6 +12,7 @@ mod demo;
 mod edge;
 mod edge_devices;
 mod edge_nodes;
+mod edge_roads;
 mod flows;
 mod folder;
 mod full;

@@ -202,9 +202,9 @@ fn masqueraded(
     if target.address == header.source {
         return Some(true);
     }
-    let direct = target.here == 1 && frame.way_back(header).is_some_and(|device| tables.covers(device));
-    if direct {
-        return Some(false);
+    if target.here == 1 {
+        // With an address of this node for a source, its answers would end here: the devices of endpoints have no programs.
+        return frame.way_back(header).is_some_and(|device| tables.covers(device)).then_some(false);
     }
     wish.masquerade.then_some(true)
 }
