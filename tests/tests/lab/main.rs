@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod edge;
 mod edge_devices;
+mod edge_frames;
 mod edge_long;
 mod edge_nodes;
 mod edge_roads;
