@@ -2,10 +2,12 @@
 
 mod any;
 mod error;
+mod fuzz;
 mod hash;
 mod hop;
 mod left;
 mod life;
+mod mutate;
 mod open;
 mod packet;
 mod race;
