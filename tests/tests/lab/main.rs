@@ -10,6 +10,7 @@ mod clusterip;
 mod config;
 mod demo;
 mod edge;
+mod edge_addresses;
 mod edge_crowd;
 mod edge_devices;
 mod edge_frames;
