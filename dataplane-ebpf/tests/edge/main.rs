@@ -3,11 +3,13 @@
 mod any;
 mod back;
 mod error;
+mod fuzz;
 mod grow;
 mod hash;
 mod hop;
 mod left;
 mod life;
+mod mutate;
 mod open;
 mod packet;
 mod race;

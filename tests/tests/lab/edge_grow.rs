@@ -1,79 +1,81 @@
 //! Tables that fill while clients are served: bigger ones take their place, and nobody notices.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, ensure};
+use anyhow::ensure;
+use lab::client::{Load, Pace};
 use lab::manifest::{Service, Slice, V4, file};
-use lab::server::PORT;
-use lab::wait;
+use lab::{Protocol, wait};
 use serde_json::json;
 
-use crate::edge_devices::Gate;
+use crate::edge_crowd::Crowd;
+use crate::stage::PORT;
+use crate::stream::Stream;
+use crate::town::{FAMILIES, PATIENCE, Town, edge, node_port, own, wait_seen};
 
-/// How long a bigger table may take to come.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Datagram flows: more than the first table has room for.
-const FLOWS: u16 = 3000;
-
-/// What somebody who is asked says who asked: his own source, as the endpoint saw it.
-fn ask(socket: &UdpSocket) -> Result<String> {
-    socket.send(b"who")?;
-    let mut buffer = [0; 2048];
-    let length = socket.recv(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-}
-
-fn client(to: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    socket.connect(to)?;
-    Ok(socket)
-}
+/// Twelve times what there is room for at first.
+const FLOWS: u32 = 12_000;
 
 #[test]
 fn a_table_of_flows_that_fills_is_replaced_by_a_bigger_one_and_every_flow_goes_on() {
-    let gate = Gate::new();
-    let daemon = gate.daemon(&["--edge=tcx", "--forwarding=redirect", "--edge-flows=1024-16384"]);
-    gate.web(&[&gate.here, &gate.there]);
-    let [to, _] = gate.node_ports();
-    let connection = gate.asker.connect(to).unwrap();
-    let begun = Instant::now();
-    let sockets: Vec<UdpSocket> =
-        gate.asker.place().within(|| (0..FLOWS).map(|_| client(to)).collect::<Result<_>>()).unwrap().unwrap();
-    let first: Vec<String> = sockets.iter().map(|socket| ask(socket).unwrap()).collect();
+    let town = Town::new();
+    let mut daemon = town.daemon(&town.node, &["--edge-flows=1024-65536"]);
+    town.web(&[&town.here, &town.there]);
+    let stream = Stream::start(&town.asker, &FAMILIES.map(|v6| node_port(&town.node, v6)), 400);
+    let pace = Pace { keep: true, workers: 8, rate: 400.0, ..Pace::default() };
+    let load = Load::start(&town.asker.place(), Protocol::Tcp, node_port(&town.node, false), pace).unwrap();
+    load.more(100).unwrap();
+
+    let crowd = Crowd::new(&town);
+    let before = crowd.ask(0..FLOWS);
+    assert_eq!(before.len(), FLOWS as usize, "{}", edge(&town.node));
     let grown = || {
-        let edge = gate.edge();
-        ensure!(edge["flowRoom"].as_u64() >= Some(4 * 1024), "{edge}");
+        let report = edge(&town.node);
+        ensure!(report["flowRoom"].as_u64() >= Some(4 * u64::from(FLOWS) / 3), "{report}");
         Ok(())
     };
     wait::until("a bigger table", PATIENCE, grown).unwrap();
-    println!("{} flows and a bigger table after {:?}", FLOWS, begun.elapsed());
-    for (socket, before) in sockets.iter().zip(&first) {
-        assert_eq!(&ask(socket).unwrap(), before, "the same endpoint sees the same source");
-    }
-    connection.no_gap().unwrap();
     daemon.wait_log(&["brought flows to a bigger table"]).unwrap();
+    assert!(crowd.ask(0..FLOWS) == before, "each has the endpoint that it had");
+
+    // It is not given up by the next daemon, who would have begun with a small one.
+    let room = edge(&town.node)["flowRoom"].clone();
+    daemon.kill9().unwrap();
+    daemon.restart().unwrap();
+    assert!(crowd.ask(0..FLOWS) == before, "each has the endpoint that it had");
+    assert_eq!(edge(&town.node)["flowRoom"], room);
+
+    load.more(100).unwrap();
+    let end = load.stop().unwrap();
+    assert_eq!(end.failed, 0, "{end:?}");
+    for lane in stream.stop() {
+        assert_eq!(lane.lost(), 0, "{:?} of {}", lane.gaps(), lane.sent());
+    }
     daemon.no_errors().unwrap();
 }
 
-/// More addresses than the maps had room for at first.
+/// Addresses, lists and places: more than the maps have room for at first.
 #[test]
 fn more_services_than_there_was_room_for_are_served_by_the_edge() {
-    let gate = Gate::new();
-    let daemon = gate.daemon(&["--edge=tcx", "--services-capacity=16", "--slots-capacity=16"]);
-    gate.web(&[&gate.here]);
+    let town = Town::new();
+    let daemon = town.daemon(&town.node, &["--services-capacity=16", "--slots-capacity=16"]);
+    town.web(&[&town.here]);
+    let stream = Stream::start(&town.asker, &FAMILIES.map(|v6| node_port(&town.node, v6)), 400);
     for number in 0..60_u16 {
         let name = format!("more-{number}");
         let mut service = Service::new(&name, &[V4]).port("tcp", "TCP", 80).set("type", "NodePort").object();
         service["spec"]["ports"][0]["nodePort"] = json!(31_000 + number);
         let slice = Slice::v4(&format!("{name}-4"), &name).port("tcp", "TCP", PORT);
-        let slice = slice.ready(gate.here.v4().into()).on(gate.here.node().name()).object();
-        gate.stage.manifests.put(&format!("{name}.yaml"), file(&[service, slice])).unwrap();
+        let slice = slice.ready(town.here.v4().into()).on(town.here.node().name()).object();
+        town.stage.manifests.put(&format!("{name}.yaml"), file(&[service, slice])).unwrap();
     }
-    gate.stage.node.wait_endpoints("default", "more-59", 1).unwrap();
-    gate.wait_source(&gate.asker);
-    let status = gate.edge();
-    assert!(status["down"].is_null(), "{status}");
+    town.node.wait_endpoints("default", "more-59", 1).unwrap();
+    // The endpoint sees the client: the edge layer serves.
+    for port in [31_000, 31_030, 31_059] {
+        let to = (town.node.v4(), port).into();
+        wait_seen(&town.asker, Protocol::Tcp, to, (town.here.name(), own(&town.asker, false)));
+    }
+    assert!(edge(&town.node)["down"].is_null(), "{}", edge(&town.node));
+    for lane in stream.stop() {
+        assert_eq!(lane.lost(), 0, "{:?} of {}", lane.gaps(), lane.sent());
+    }
     daemon.no_errors().unwrap();
 }

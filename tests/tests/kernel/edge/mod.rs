@@ -2,6 +2,8 @@
 //! the same verdicts, bytes, flows and counts.
 
 mod draft;
+#[path = "../../../../dataplane-ebpf/tests/edge/mutate.rs"]
+mod mutate;
 mod node;
 mod rig;
 
@@ -10,6 +12,7 @@ use dataplane_ebpf::datapath::edge::{Verdict, Way};
 use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
 
 use draft::{Drafts, TCP, Talk, UDP};
+use mutate::{Dice, mend, mutate};
 use node::{CLIENTS, SERVICES, ip, relist, tables};
 use rig::{EdgeRig, HOOKED, HOP};
 
@@ -71,6 +74,28 @@ impl Twins {
         }
     }
 
+    /// Packets that were made worse, as the fuzzer of the host's functions makes them.
+    fn suffer(&mut self, seed: u64, packets: u32) {
+        let (mut dice, mut other) = (Dice::new(seed), self.drafts.throw());
+        for _ in 0..packets {
+            let mut ip = self.drafts.throw();
+            for _ in 0..*dice.pick(&[1, 1, 2, 4]) {
+                mutate(&mut dice, &mut ip, &other);
+            }
+            if dice.below(2) == 0 {
+                mend(&mut ip);
+            }
+            // The kernel (6.18) runs no program over a part of an IP header.
+            ip.resize(ip.len().clamp(40, 1000), 0);
+            if has_a_way_back(&ip) {
+                let out = self.drafts.below(2);
+                self.pass(ip.clone(), out);
+                other = ip;
+            }
+        }
+        self.compare();
+    }
+
     /// Flows and counts are the same.
     fn compare(&mut self) {
         let flows = self.tables.flows.borrow().clone();
@@ -90,6 +115,15 @@ impl Twins {
             self.step();
         }
         self.compare();
+    }
+}
+
+/// Whether the answer would take the one way there is: not to the node itself, to one cable, or to many.
+fn has_a_way_back(ip: &[u8]) -> bool {
+    match ip[0] >> 4 {
+        4 => ip[12] != 127 && ip[12..14] != [10, 9],
+        6 => !matches!(ip[8], 0 | 0xfe | 0xff) && ip[8..12] != [0xfd, 0, 0, 9],
+        _ => true,
     }
 }
 
@@ -179,4 +213,13 @@ fn edge_checksums_of_zero_and_all_ones_come_out_as_on_the_host() {
     }
     assert!(found >= 8, "{found}");
     twins.compare();
+}
+
+#[test]
+fn edge_packets_that_are_hostile_fare_as_on_the_host() {
+    for (redirect, at, seed) in [(true, ETHERNET, 6), (false, ETHERNET, 7), (true, 0, 8)] {
+        let mut twins = Twins::new(redirect, at, 4096, seed);
+        twins.suffer(seed, 2000);
+        assert!(twins.given[..2].iter().all(|times| *times > 50), "{:?}", twins.given);
+    }
 }

@@ -1,6 +1,6 @@
 //! The edge's programs, loaded, in a namespace with one device; packets are run through them without being sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -54,8 +54,7 @@ impl EdgeRig {
         let netns = Netns::new().expect("a namespace");
         batch(&netns, ROUTES).expect("a device and routes");
         let mut ebpf = object(flows);
-        let hooked: BTreeSet<&str> = HOOKED.into_iter().flatten().collect();
-        for name in abi::STEP_PROGRAMS.into_iter().chain(hooked) {
+        for name in abi::STEP_PROGRAMS {
             program(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let fds = abi::STEP_PROGRAMS.map(|name| {
@@ -84,6 +83,7 @@ impl EdgeRig {
             sides,
             epoch,
             flows: _,
+            flows_before: _,
             room: _,
             stays: _,
             seconds: _,
