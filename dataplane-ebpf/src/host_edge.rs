@@ -7,12 +7,12 @@ use std::ops::Deref;
 use std::vec::Vec;
 
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
-    Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use crate::datapath::edge::header::Header;
 use crate::datapath::edge::{
-    Added, Frame, Hop, Step, Tables, Verdict, Way, checksum, egress, error, first, ingress, send,
+    Added, Frame, Hop, Step, Tables, Verdict, Way, checksum, egress, error, first, fragment, ingress, send,
 };
 
 /// Settings of a family of which nothing is known.
@@ -46,6 +46,8 @@ pub struct EdgeTables {
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
     /// How many entries there is room for in [`EdgeTables::flows`].
     pub room: Cell<usize>,
+    /// Packets whose first fragment has been seen.
+    pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// What clients got.
     pub stays: RefCell<BTreeMap<ClientKey, Stay>>,
     /// What the clock shows.
@@ -70,6 +72,7 @@ impl Default for EdgeTables {
             epoch: Cell::new(1),
             flows: RefCell::default(),
             room: Cell::new(usize::MAX),
+            fragments: RefCell::default(),
             stays: RefCell::default(),
             seconds: Cell::new(1),
             random: Cell::new(0),
@@ -85,10 +88,11 @@ impl EdgeTables {
             Step::Done(verdict) => verdict,
             Step::First => match first(packet, self, at) {
                 Step::Done(verdict) => verdict,
-                Step::Send | Step::First | Step::Error => send(packet, self, at),
+                Step::Send | Step::First | Step::Error | Step::Fragment => send(packet, self, at),
             },
             Step::Send => send(packet, self, at),
             Step::Error => error::incoming(packet, self, at),
+            Step::Fragment => fragment::incoming(packet, self, at),
         }
     }
 
@@ -96,6 +100,7 @@ impl EdgeTables {
     pub fn go_out(&self, packet: &mut HostPacket, at: usize) -> Verdict {
         match egress(packet, self, at) {
             Step::Done(verdict) => verdict,
+            Step::Fragment => fragment::outgoing(packet, self, at),
             Step::Error | Step::First | Step::Send => error::outgoing(packet, self, at),
         }
     }
@@ -183,6 +188,14 @@ impl Tables for EdgeTables {
         self.change(key, |flow| {
             (flow.device, flow.addresses, flow.epoch) = (hop.device, hop.addresses, epoch);
         });
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn stay(&self, key: &ClientKey) -> Option<Stay> {

@@ -35,10 +35,12 @@ pub const EPOCH: &str = "EPOCH";
 pub const FLOWS: &str = "FLOWS";
 /// Map of which client had which endpoint: [`ClientKey`] to [`Stay`]. The least recently used goes first.
 pub const STAYS: &str = "STAYS";
+/// Map of answers that come in fragments: [`FragmentKey`] to [`Fragment`]. The least recently used goes first.
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Map of programs that others go on with, in the order of [`STEP_PROGRAMS`].
 pub const STEPS: &str = "STEPS";
 /// Names of these programs. Each place is also a number in `programs/edge/hooks.rs`.
-pub const STEP_PROGRAMS: [&str; 8] = [
+pub const STEP_PROGRAMS: [&str; 12] = [
     "edge_first",
     "edge_first_bare",
     "edge_send",
@@ -47,6 +49,10 @@ pub const STEP_PROGRAMS: [&str; 8] = [
     "edge_error_in_bare",
     "edge_error_out",
     "edge_error_out_bare",
+    "edge_fragment_in",
+    "edge_fragment_in_bare",
+    "edge_fragment_out",
+    "edge_fragment_out_bare",
 ];
 /// Per-CPU event counts, indexed by [`EdgeCounter`].
 pub const EDGE_COUNTERS: &str = "EDGE_COUNTERS";
@@ -167,6 +173,30 @@ abi! {
         pub port: u32,
         /// When its last new flow began: seconds of the monotonic clock.
         pub used: u32,
+    }
+}
+
+abi! {
+    /// What all fragments of one packet bear.
+    pub struct FragmentKey: 40 {
+        /// Who sent them.
+        pub source: Address,
+        /// Whom they are for.
+        pub target: Address,
+        /// The packet's number, as the machine loads its bytes.
+        pub number: u32,
+        /// IP protocol number.
+        pub protocol: u32,
+    }
+}
+
+abi! {
+    /// What they bear then.
+    pub struct Fragment: 32 {
+        /// Their new source.
+        pub source: Address,
+        /// Their new target.
+        pub target: Address,
     }
 }
 

@@ -119,7 +119,7 @@ fn any_world() -> impl Strategy<Value = World> {
 fn each(world: &World, before: &HostPacket) -> Vec<(HostPacket, Verdict)> {
     let verdict = |step: Step| match step {
         Step::Done(verdict) => verdict,
-        Step::First | Step::Send | Step::Error => Verdict::Left,
+        Step::First | Step::Send | Step::Error | Step::Fragment => Verdict::Left,
     };
     let (tables, at) = (&world.tables, world.at);
     let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 6] = [

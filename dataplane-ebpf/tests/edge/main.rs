@@ -2,6 +2,7 @@
 
 mod any;
 mod error;
+mod fragment;
 mod fuzz;
 mod hash;
 mod hop;

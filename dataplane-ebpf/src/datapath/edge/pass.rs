@@ -1,6 +1,7 @@
 //! The sequences for one packet, where it comes into the node and where it leaves it.
 
 use super::error;
+use super::fragment;
 use super::frame::{Frame, Hop, Tables, Way};
 use super::header::{self, Header, TCP, UDP};
 use super::life;
@@ -38,6 +39,8 @@ pub enum Step {
     Send,
     /// [`error`](super::error::incoming).
     Error,
+    /// [`fragment`](super::fragment::incoming).
+    Fragment,
 }
 
 /// Comes into the node. `at`: where the IP header begins; before it stand hardware addresses, or nothing.
@@ -51,14 +54,20 @@ pub fn ingress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step 
     match header::version(frame, at) {
         Some(Version::V4) => match header::read_v4(frame, at, true) {
             Some(header) => known(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V4),
         },
         Some(Version::V6) => match header::read_v6(frame, at, true) {
             Some(header) => known(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V6),
         },
         None => left,
     }
+}
+
+/// What is not read as a whole packet.
+#[inline(always)]
+fn unread(frame: &impl Frame, at: usize, version: Version) -> Step {
+    if fragment::is_one(frame, at, version) { Step::Fragment } else { Step::Done(Verdict::Left) }
 }
 
 /// The short way: a packet of a flow that is written down.
@@ -120,7 +129,9 @@ pub fn send(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict 
 #[inline(always)]
 pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
-    let Some(header) = header::read(frame, at, true) else { return left };
+    let Some(header) = header::read(frame, at, true) else {
+        return header::version(frame, at).map_or(left, |version| unread(frame, at, version));
+    };
     if header.is_icmp() {
         return if error::reports(&header) { Step::Error } else { left };
     }
@@ -139,7 +150,7 @@ pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
 
 /// Place of a family's settings.
 #[inline(always)]
-const fn place(version: Version) -> u32 {
+pub(super) const fn place(version: Version) -> u32 {
     match version {
         Version::V4 => SIDE_V4,
         Version::V6 => SIDE_V6,
@@ -170,7 +181,7 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
 
 /// Writes down what the packet tells of the flow's life: seldom, for every write costs other processors their copy.
 #[inline(always)]
-fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
+pub(super) fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
     let (now, marks) = (tables.seconds(), life::marks(header));
     let news = marks & !flow.marks;
     if news != 0 || now != flow.seen {
@@ -186,7 +197,7 @@ fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
 
 /// Whether packets go to the next hop past the host's stack: if that is asked for, and they have room for hardware addresses.
 #[inline(always)]
-fn at_once(side: &Side, at: usize) -> bool {
+pub(super) fn at_once(side: &Side, at: usize) -> bool {
     side.redirect == 1 && at != 0
 }
 

@@ -81,6 +81,7 @@ impl EdgeRig {
             epoch,
             flows: _,
             room: _,
+            fragments: _,
             stays: _,
             seconds: _,
             random: _,
@@ -161,6 +162,7 @@ fn object(flows: u32) -> Ebpf {
         abi::OWN_ADDRESSES,
         abi::DEVICES,
         abi::STAYS,
+        abi::FRAGMENTS,
     ] {
         loader.map_max_entries(map, ROOM);
     }

@@ -21,6 +21,8 @@ const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
 pub(super) const HOOKED: [&str; 4] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare"];
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
 const STAYS: u32 = 131_072;
+/// Of how many answers in fragments, at once, the rest is expected.
+const FRAGMENTS: u32 = 16_384;
 /// Addresses and devices of a node.
 const OWN: u32 = 4096;
 
@@ -64,6 +66,7 @@ impl Object {
         // One for each direction.
         loader.map_max_entries(abi::FLOWS, capacity.flows.saturating_mul(2));
         loader.map_max_entries(abi::STAYS, STAYS);
+        loader.map_max_entries(abi::FRAGMENTS, FRAGMENTS);
         let ebpf = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
         let mut object = Self { ebpf };
         HOOKED.iter().chain(&abi::STEP_PROGRAMS).try_for_each(|name| object.load_program(name))?;
