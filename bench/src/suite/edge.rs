@@ -12,7 +12,7 @@ use nix::errno::Errno;
 /// What asks for it.
 const FLAG: &str = "--edge";
 /// Room for the widest case.
-const ROOM: [&str; 2] = ["--edge-flows=524288", "--snat-ports=1024-65535"];
+const ROOM: &str = "--edge-flows=524288";
 /// `BPF_MAP_LOOKUP_AND_DELETE_BATCH` of include/uapi/linux/bpf.h (5.6).
 const TAKE: libc::c_long = 25;
 /// How many entries are taken at once: more than any chain of a hash is long.
@@ -54,9 +54,14 @@ pub(super) fn is_known(node: &Node, hook: Hook, subject: &str) -> Result<bool> {
 /// How it is started on a folder, on the devices to pods, which here are the world.
 pub(super) fn settings(folder: &Path, node: &Node, hook: Hook, forwarding: &str) -> Settings {
     let (forwarding, own) = (format!("--forwarding={forwarding}"), format!("--bind-address={}", node.v4()));
-    let settings = Settings::folder(folder)
-        .with(&["--dataplane=auto", "--edge=tcx", "--devices=p*", &forwarding, &own])
-        .with(&ROOM);
+    let settings = Settings::folder(folder).with(&[
+        "--dataplane=auto",
+        "--edge=tcx",
+        "--devices=p*",
+        &forwarding,
+        &own,
+        ROOM,
+    ]);
     match hook.flag() {
         Some(flag) => settings.with(&[&format!("{flag}=native")]),
         None => settings,

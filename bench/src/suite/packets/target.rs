@@ -11,9 +11,9 @@ const PORT: u16 = 53;
 const CONNECTED: u16 = 8000;
 /// Port of the endpoints that frames are sent to.
 const ENDPOINT_PORT: u16 = 5353;
-/// How many these are: one address of the node has some 64,000 ports to masquerade with towards each, and most of them are free
-/// even in the widest case.
-const ENDPOINTS: u8 = 32;
+/// How many these are: one address of the node has 29,000 ports to masquerade with towards each, and most of them are free even in
+/// the widest case.
+const ENDPOINTS: u8 = 100;
 
 /// `externalTrafficPolicy` of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
