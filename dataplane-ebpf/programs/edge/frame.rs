@@ -31,6 +31,11 @@ const FOUND: i64 = 0;
 const NO_NEIGHBOUR: i64 = 7;
 /// `BPF_F_PSEUDO_HDR`: what changed is in the addresses that the checksum covers besides its own packet.
 const ADDRESSES: u64 = 0x10;
+/// `BPF_F_IPV6`, which kernels know since 6.16 (commit ead7f9b8de65, with stable ones before): the sum over a whole packet that some
+/// cards bring along changes with an address of IPv6, whose header has no checksum that would even it out.
+const IS_V6: u64 = 0x80;
+/// `ETH_P_IPV6` as `__sk_buff` has it: in network order.
+const PROTOCOL_V6: u32 = 0x86dd_u16.to_be() as u32;
 /// `BPF_F_MARK_MANGLED_0`: zero means that there is no checksum.
 const ZERO_IS_NONE: u64 = 0x20;
 
@@ -195,7 +200,12 @@ impl Frame for Skb<'_> {
         // SAFETY: the helper takes the context of this run and plain numbers. With a size of zero it adds a difference.
         unsafe {
             if addresses != 0 {
-                bpf_l4_csum_replace(self.raw(), at as u32, 0, addresses as u64, ADDRESSES | zero);
+                let family = if (*self.raw()).protocol == PROTOCOL_V6 { IS_V6 } else { 0 };
+                let (at, change, flags) = (at as u32, addresses as u64, ADDRESSES | zero);
+                let told = bpf_l4_csum_replace(self.raw(), at, 0, change, flags | family);
+                if told < 0 && family != 0 {
+                    bpf_l4_csum_replace(self.raw(), at, 0, change, flags);
+                }
             }
             if rest != 0 {
                 bpf_l4_csum_replace(self.raw(), at as u32, 0, rest as u64, zero);
