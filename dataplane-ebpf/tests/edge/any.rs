@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_ebpf::abi::{FORWARD, MASQUERADE};
-use dataplane_ebpf::datapath::edge::{Step, Verdict, Way, egress, error, first, ingress, send};
+use dataplane_ebpf::datapath::edge::{Step, Verdict, Way, egress, error, express, first, ingress, send};
 use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
 use proptest::prelude::*;
 
@@ -122,13 +122,14 @@ fn each(world: &World, before: &HostPacket) -> Vec<(HostPacket, Verdict)> {
         Step::First | Step::Send | Step::Error => Verdict::Left,
     };
     let (tables, at) = (&world.tables, world.at);
-    let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 6] = [
+    let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 7] = [
         &|packet| verdict(ingress(packet, tables, at)),
         &|packet| verdict(first(packet, tables, at)),
         &|packet| send(packet, tables, at),
         &|packet| verdict(egress(packet, tables, at)),
         &|packet| error::incoming(packet, tables, at),
         &|packet| error::outgoing(packet, tables, at),
+        &|packet| express(packet, tables, at),
     ];
     let run = |deed: &dyn Fn(&mut HostPacket) -> Verdict| {
         let mut after = before.clone();

@@ -2,6 +2,7 @@
 
 mod any;
 mod error;
+mod express;
 mod hash;
 mod hop;
 mod left;

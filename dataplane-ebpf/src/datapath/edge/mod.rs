@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod error;
+mod express;
 pub mod frame;
 pub mod hash;
 pub mod header;
@@ -10,5 +11,6 @@ pub mod open;
 mod pass;
 pub mod rewrite;
 
+pub use express::express;
 pub use frame::{Added, Frame, Hop, Tables, Way};
 pub use pass::{Step, Verdict, egress, first, ingress, send};

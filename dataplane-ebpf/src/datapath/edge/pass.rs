@@ -80,7 +80,7 @@ fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Heade
 
 /// Whether nothing has changed in the list that a datagram flow's endpoint is from.
 #[inline(always)]
-fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
+pub(super) fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
     header.protocol != UDP
         || flow.marks & REPLY != 0
         || tables.list(flow.list).is_some_and(|list| list.generation == flow.generation)
@@ -139,7 +139,7 @@ pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
 
 /// Place of a family's settings.
 #[inline(always)]
-const fn place(version: Version) -> u32 {
+pub(super) const fn place(version: Version) -> u32 {
     match version {
         Version::V4 => SIDE_V4,
         Version::V6 => SIDE_V6,
@@ -170,7 +170,7 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
 
 /// Writes down what the packet tells of the flow's life: seldom, for every write costs other processors their copy.
 #[inline(always)]
-fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
+pub(super) fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
     let (now, marks) = (tables.seconds(), life::marks(header));
     let news = marks & !flow.marks;
     if news != 0 || now != flow.seen {
@@ -186,7 +186,7 @@ fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
 
 /// Whether packets go to the next hop past the host's stack: if that is asked for, and they have room for hardware addresses.
 #[inline(always)]
-fn at_once(side: &Side, at: usize) -> bool {
+pub(super) fn at_once(side: &Side, at: usize) -> bool {
     side.redirect == 1 && at != 0
 }
 
