@@ -74,6 +74,11 @@ impl Lab {
         Node::new(name, &self.wire).with_context(|| format!("could not make node {name}"))
     }
 
+    /// What connects its nodes.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
     /// A folder for whatever the caller likes; seen by all processes of this lab.
     pub fn folder(&self) -> &Path {
         self.sandbox.folder()

@@ -1,5 +1,7 @@
 //! The door to a frame before it is a packet: `struct xdp_md`. And the one program that goes through it.
 
+use core::cell::Cell;
+
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_redirect};
 use aya_ebpf::macros::xdp;
@@ -21,7 +23,7 @@ const GROUP: u8 = 1;
 
 #[xdp]
 fn edge_express(ctx: XdpContext) -> u32 {
-    let mut frame = Xdp { back: false, ctx };
+    let mut frame = Xdp { ctx, flags: Cell::new(0), back: false };
     match edge::express(&mut frame, &Maps, ETHERNET) {
         Verdict::Redirected if frame.back => XDP_TX,
         Verdict::Redirected => XDP_REDIRECT,
@@ -32,6 +34,8 @@ fn edge_express(ctx: XdpContext) -> u32 {
 /// A frame as a device's driver holds it.
 struct Xdp {
     ctx: XdpContext,
+    /// What holds of the device by which it is to leave.
+    flags: Cell<u32>,
     /// It leaves by the device by which it came.
     back: bool,
 }
@@ -111,8 +115,10 @@ impl Frame for Xdp {
     /// Also whether that device takes frames that never were packets: one that does not loses them without a word.
     #[inline(always)]
     fn fits(&self, to: u32) -> bool {
-        let wanted = if to == self.device() { FRAMES_BACK } else { FRAMES };
-        if device(to) & wanted == 0 {
+        let flags = device(to);
+        self.flags.set(flags);
+        let wanted = if to == self.device() { FRAMES_BACK | FRAMES } else { FRAMES };
+        if flags & wanted == 0 {
             return false;
         }
         if self.ctx.data_end() - self.ctx.data() <= FITS_ANYWHERE {
@@ -125,7 +131,7 @@ impl Frame for Xdp {
 
     #[inline(always)]
     fn leave(&mut self, to: u32, _: bool) {
-        self.back = to == self.device();
+        self.back = to == self.device() && self.flags.get() & FRAMES_BACK != 0;
         if !self.back {
             // SAFETY: the helper takes plain numbers.
             unsafe { bpf_redirect(to, 0) };

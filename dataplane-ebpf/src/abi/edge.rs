@@ -57,9 +57,9 @@ pub const OWN: u32 = 1;
 pub const NODE_PORTS: u32 = 3;
 /// In [`DEVICES`]: it has our programs.
 pub const COVERED: u32 = 1;
-/// A frame that came by it may leave by it before the stack has seen it.
+/// Its driver can send a frame back that came by it, before the stack has seen it (`XDP_TX`).
 pub const FRAMES_BACK: u32 = 2;
-/// So may frames that came by others.
+/// Such frames may be sent to it, whichever device they came by (`XDP_REDIRECT`).
 pub const FRAMES: u32 = 4;
 /// Place of an endpoint that gets no new flows but keeps those it has.
 pub const NOT_LISTED: u32 = u32::MAX;

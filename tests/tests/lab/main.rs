@@ -11,6 +11,7 @@ mod config;
 mod demo;
 mod edge;
 mod edge_devices;
+mod edge_xdp;
 mod flows;
 mod folder;
 mod full;

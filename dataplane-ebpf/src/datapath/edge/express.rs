@@ -31,7 +31,7 @@ pub fn express(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdi
 /// Nothing is written before it is certain that the frame leaves: what is left has its flow followed where it is served.
 #[inline(always)]
 fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Header) -> Verdict {
-    if header.is_icmp() || header.protocol == TCP && header.opens() {
+    if header.protocol == TCP && header.opens() {
         return Verdict::Left;
     }
     let key = header.key();

@@ -84,7 +84,8 @@ fn edge_frames_leave_only_by_devices_that_take_them() {
         (HOP.device, COVERED | FRAMES_BACK, PASS),
         (HOP.device, COVERED, PASS),
         (LOOPBACK, COVERED | FRAMES_BACK, BACK),
-        (LOOPBACK, COVERED | FRAMES, PASS),
+        (LOOPBACK, COVERED | FRAMES, REDIRECT),
+        (LOOPBACK, COVERED | FRAMES | FRAMES_BACK, BACK),
         (LOOPBACK, COVERED, PASS),
     ] {
         twins.rig.set_devices(&[(here, there)]);

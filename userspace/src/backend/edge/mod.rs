@@ -4,6 +4,7 @@
 //! clients got under session affinity, and counts outlive it. So nothing is ever read back, and nothing is in force half.
 
 mod books;
+mod features;
 mod flows;
 mod hooks;
 mod image;
@@ -13,6 +14,7 @@ mod monitor;
 mod network;
 mod object;
 mod pairs;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,7 +24,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use dataplane_ebpf::abi::{self, EdgeCounter, NODE_PORTS, OWN, SIDE_V4, SIDE_V6, Side};
+use dataplane_ebpf::abi::{self, COVERED, EdgeCounter, NODE_PORTS, OWN, SIDE_V4, SIDE_V6, Side};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -38,6 +40,8 @@ use self::network::{Device, Network};
 pub use self::object::{Capacity, usual_flows};
 use self::object::{Object, broken, home};
 pub use self::pairs::{Pair, read_flows};
+use self::xdp::Express;
+pub use self::xdp::{Mode, XdpState};
 use super::ebpf::{pins, sys};
 use super::{Applied, BackendError, Wanted};
 use crate::desired::{Context, NodePorts, Pods};
@@ -54,6 +58,8 @@ pub struct Settings {
     pub devices: Vec<String>,
     /// Whether packets go to the next hop past the host's stack.
     pub redirect: bool,
+    /// Which devices have frames dealt with before the stack.
+    pub xdp: Mode,
     /// Ports for masqueraded flows.
     pub ports: RangeInclusive<u16>,
 }
@@ -101,6 +107,9 @@ pub struct DeviceState {
     pub device: String,
     /// Whether programs hang on both of its hooks.
     pub attached: bool,
+    /// How it stands to frames before the stack.
+    #[serde(default)]
+    pub xdp: XdpState,
 }
 
 /// The layer, and what it is known to hold.
@@ -109,6 +118,7 @@ pub struct Edge {
     home: PathBuf,
     hooks: Hooks,
     programs: Programs,
+    express: Express,
     maps: Maps,
     books: Books,
     context: Context,
@@ -131,6 +141,9 @@ impl Edge {
         let mut object = Object::load(&home, settings.capacity)?;
         pin_steps(&mut object, &home)?;
         let programs = Programs::of(&mut object)?;
+        // What goes through the stack must have been seen by it.
+        let mode = if settings.redirect { settings.xdp } else { Mode::Off };
+        let express = Express::new(&home, &mut object, mode);
         let maps = Maps::of(&mut object)?;
         let monitor = Monitor::start(object.array(abi::EPOCH)?).map_err(BackendError::Network)?;
         let sweeper = Sweeper::start(flows::open(&home)?).map_err(BackendError::Network)?;
@@ -141,6 +154,7 @@ impl Edge {
             home,
             hooks,
             programs,
+            express,
             maps,
             books: Books::new(seed()),
             context: Context::default(),
@@ -178,10 +192,13 @@ impl Edge {
     pub fn enable(&mut self) -> Result<(), BackendError> {
         self.describe()?;
         let chosen = self.chosen();
-        let indexes: Vec<(u32, u32)> = chosen.iter().map(|device| (device.index, 1)).collect();
-        self.maps.set_devices(&indexes)?;
+        self.express.look(&chosen);
+        self.cover(&chosen)?;
         for device in &chosen {
             self.hooks.put(device, &self.programs)?;
+        }
+        if self.express.put(&chosen)? {
+            self.cover(&chosen)?;
         }
         if !self.in_force {
             settle_steps(&self.home)?;
@@ -191,11 +208,17 @@ impl Edge {
         self.in_force = true;
         self.tell();
         for device in self.hooks.devices() {
-            if indexes.iter().all(|(index, _)| *index != device) {
+            if chosen.iter().all(|chosen| chosen.index != device) {
                 self.hooks.remove(device)?;
             }
         }
         Ok(())
+    }
+
+    /// Says which devices have our programs, and which of them take frames.
+    fn cover(&self, devices: &[Device]) -> Result<(), BackendError> {
+        let flags = |device: &Device| (device.index, COVERED | self.express.flags(device.index));
+        self.maps.set_devices(&devices.iter().map(flags).collect::<Vec<_>>())
     }
 
     /// Logs what is wrong with the flags, when it has become so.
@@ -216,7 +239,7 @@ impl Edge {
         }
         match network::read() {
             Ok(network) => {
-                let is_new = self.network != network;
+                let is_new = self.network != network || self.express.disturbed();
                 self.network = network;
                 is_new && self.in_force
             }
@@ -232,6 +255,7 @@ impl Edge {
         let state = |device: &Device| DeviceState {
             device: device.name.clone(),
             attached: self.hooks.stand(device.index),
+            xdp: self.express.state(device.index),
         };
         let count = |counter: EdgeCounter| {
             let values = self.counters.get(&(counter as u32), 0).ok();
@@ -395,7 +419,8 @@ mod tests {
 
     #[track_caller]
     fn check(devices: &[&str], missing: &[&str], down: Option<&str>, said: &[&str]) {
-        let state = |device: &&str| DeviceState { device: (*device).to_owned(), attached: true };
+        let state =
+            |device: &&str| DeviceState { device: (*device).to_owned(), attached: true, xdp: XdpState::Off };
         let report = Report {
             down: down.map(str::to_owned),
             devices: devices.iter().map(state).collect(),
