@@ -28,9 +28,12 @@ pub(super) fn is_known(node: &Node) -> Result<bool> {
 }
 
 /// How it is started on a folder, on the devices to pods, which here are the world.
-pub(super) fn settings(folder: &Path, node: &Node, forwarding: &str) -> Settings {
+pub(super) fn settings(folder: &Path, node: &Node, [forwarding, xdp]: [&str; 2]) -> Settings {
     let (forwarding, own) = (format!("--forwarding={forwarding}"), format!("--bind-address={}", node.v4()));
-    Settings::folder(folder).with(&["--dataplane=auto", "--edge=tcx", "--devices=p*", &forwarding, &own])
+    let flags = ["--dataplane=auto", "--edge=tcx", "--devices=p*", &forwarding, &own];
+    // A daemon from before that flag did without.
+    let xdp = (xdp != "off").then(|| format!("--xdp={xdp}"));
+    Settings::folder(folder).with(&flags).with(&xdp.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// The table of the daemon that works on a node.

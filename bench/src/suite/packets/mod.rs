@@ -4,7 +4,6 @@
 
 mod clock;
 mod conntrack;
-mod offload;
 mod programs;
 mod rig;
 mod road;
@@ -75,8 +74,8 @@ fn subjects(lab: &lab::Lab, cluster: Option<&mut Cluster>, object: &[u8]) -> Res
         all.push(Subject::kube_proxy(lab, cluster, object, subject::MANY)?);
     }
     all.extend(Subject::nftables(lab, object)?);
-    for forwarding in ["redirect", "stack"] {
-        all.extend(Subject::edge(lab, object, forwarding)?);
+    for how in [["redirect", "off"], ["redirect", "native"], ["stack", "off"]] {
+        all.extend(Subject::edge(lab, object, how)?);
     }
     Ok(all)
 }

@@ -7,11 +7,9 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use lab::link::batch;
+use lab::link::{Offload, batch, offload};
 use lab::{Node, Pod};
 use nix::net::if_::if_nametoindex;
-
-use super::offload;
 
 /// What the link of a place is called inside.
 pub(super) const LINK: &str = "eth0";
@@ -92,7 +90,7 @@ fn connect(place: &Pod, own: [u8; 6], node: [u8; 6], behind: &str) -> Result<()>
     )?;
     // Frames that come from a program and not from the stack are lost on a cable whose other end has no receive queue,
     // and a cable makes one for this.
-    place.node().netns().run(|| offload::receive(&port))
+    offload(place.node().netns(), &port, Offload::Bundles, true)
 }
 
 /// The lab names a node's end of a cable after the pod's number, which is the end of the pod's address.

@@ -20,6 +20,8 @@ pub(super) const ROUTE: &str = "route";
 const RIVAL_OF_FEW: &str = "kube-proxy-nftables-1";
 /// The daemon's programs on the node's devices, with the next hop at once.
 const EDGE: &str = "edge";
+/// The same before the host's stack has seen a frame.
+const EDGE_XDP: &str = "edge-xdp";
 /// The same through the host's stack.
 const EDGE_STACK: &str = "edge-stack";
 /// Other services beside those that are sent to.
@@ -71,9 +73,10 @@ impl Subject {
     }
 
     /// A node with the daemon and its edge layer; `None` where the daemon has no such thing.
-    pub(super) fn edge(lab: &Lab, object: &[u8], forwarding: &'static str) -> Result<Option<Self>> {
-        let (name, target) = match forwarding {
-            "redirect" => (EDGE, Target(4)),
+    pub(super) fn edge(lab: &Lab, object: &[u8], how: [&'static str; 2]) -> Result<Option<Self>> {
+        let (name, target) = match how {
+            ["redirect", "off"] => (EDGE, Target(4)),
+            ["redirect", _] => (EDGE_XDP, Target(6)),
             _ => (EDGE_STACK, Target(5)),
         };
         let node = lab.node(name)?;
@@ -81,7 +84,7 @@ impl Subject {
             return Ok(None);
         }
         let rig = Rig::new(&node, object)?;
-        let settings = |folder: &Path| edge::settings(folder, &node, forwarding);
+        let settings = |folder: &Path| edge::settings(folder, &node, how);
         let daemon = start(&node, target, settings)?;
         let rig = rig.beside(edge::flows(&node)?);
         Ok(Some(Self { name, rig, target: Some(target), daemon: Some(daemon) }))

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn no_two_services_share_an_address() {
-        let all = (1..5).flat_map(|number| Policy::ALL.map(|policy| Target(number).address(policy)));
+        let all = (1..7).flat_map(|number| Policy::ALL.map(|policy| Target(number).address(policy)));
         assert_eq!(all.collect::<BTreeSet<_>>().len(), 8);
     }
 }
