@@ -296,3 +296,35 @@ fn somebody_elses_program_stays_and_flows_take_the_longer_way() {
     gate.check_standings(&[("wire", "native")]);
     daemon.no_errors().unwrap();
 }
+
+/// Nobody listens to the kernel meanwhile, and the next daemon must not take for true what flows remember.
+#[test]
+fn a_next_hop_that_changed_while_there_was_no_daemon_is_looked_up_anew() {
+    let gate = Gate::like_cards();
+    let (wire, node) = (gate.stage.lab.wire().netns(), gate.stage.node.netns());
+    let lead_to = |address: &str| {
+        let gate4 = lab::topology::Wire::V4;
+        batch(wire, &format!("link set n1 address {address}\n")).unwrap();
+        batch(node, &format!("neigh replace {gate4} lladdr {address} dev wire nud permanent\n")).unwrap();
+    };
+    lead_to("02:00:00:00:00:71");
+    let mut daemon = gate.daemon(&NATIVE);
+    gate.web(&[&gate.there]);
+    let [to, _] = gate.node_ports();
+    let socket = gate.asker.netns().run(|| Ok(std::net::UdpSocket::bind("0.0.0.0:0")?)).unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let ask = || {
+        wait::until("an answer", PATIENCE, || {
+            socket.send(b"hello\n")?;
+            Ok(socket.recv(&mut [0; 2048])?)
+        })
+        .unwrap();
+    };
+    (0..4).for_each(|_| ask());
+    daemon.kill9().unwrap();
+    lead_to("02:00:00:00:00:72");
+    daemon.restart().unwrap();
+    ask();
+    daemon.no_errors().unwrap();
+}

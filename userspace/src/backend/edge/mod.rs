@@ -145,7 +145,7 @@ impl Edge {
         let mode = if settings.redirect { settings.xdp } else { Mode::Off };
         let express = Express::new(&home, &mut object, mode);
         let maps = Maps::of(&mut object)?;
-        let monitor = Monitor::start(object.array(abi::EPOCH)?).map_err(BackendError::Network)?;
+        let monitor = Monitor::start(object.array(abi::EPOCH)?, seed()).map_err(BackendError::Network)?;
         let sweeper = Sweeper::start(flows::open(&home)?).map_err(BackendError::Network)?;
         Ok(Self {
             network: network::read().map_err(BackendError::Network)?,
@@ -366,7 +366,7 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// A number that generations of this daemon begin with, far from those of the one before: milliseconds since the machine
+/// A number that generations and epochs of this daemon begin with, far from those of the one before: milliseconds since the machine
 /// was started.
 fn seed() -> u32 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
