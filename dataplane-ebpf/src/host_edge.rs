@@ -288,7 +288,7 @@ impl Frame for HostPacket {
         self.mend_by(at, rest, zero_is_none);
     }
 
-    fn is_tagged(&self) -> bool {
+    fn is_foreign(&self) -> bool {
         self.tagged
     }
 

@@ -100,7 +100,7 @@ impl Frame for Xdp {
     /// Tags are still in the frame, where the kind of packet would be. What is for a group of hosts is no business of a short
     /// cut, either.
     #[inline(always)]
-    fn is_tagged(&self) -> bool {
+    fn is_foreign(&self) -> bool {
         let Some([first, _, _, kind]) = self.words::<4>(0) else { return true };
         let [a, b, _, _] = kind.to_ne_bytes();
         let is_ip = matches!([a, b], [0x08, 0x00] | [0x86, 0xdd]);

@@ -11,7 +11,7 @@ use crate::abi::{EdgeCounter, Flow, FlowKey, NO_EPOCH};
 /// A frame comes into the node; its IP header is at `at`.
 #[inline(always)]
 pub fn express(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict {
-    if frame.is_tagged() {
+    if frame.is_foreign() {
         return Verdict::Left;
     }
     // As for packets, each version has a path of its own.

@@ -44,7 +44,7 @@ pub enum Step {
 #[inline(always)]
 pub fn ingress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
-    if frame.is_tagged() {
+    if frame.is_foreign() {
         return left;
     }
     // Each version has a path of its own, in which all that follows from it is known when the program is made.

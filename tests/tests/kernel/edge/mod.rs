@@ -171,3 +171,21 @@ fn check_ends(mut twins: Twins) {
     assert!(found >= 8, "{found}");
     twins.compare();
 }
+
+/// A device that listens to everything has packets of others, too.
+#[test]
+fn edge_packets_for_other_hosts_and_for_several_are_left() {
+    let mut twins = Twins::new(true, ETHERNET, 4096, 10);
+    let talk = Talk {
+        protocol: UDP,
+        from: (ip(false, CLIENTS, 1), 4000).into(),
+        to: (ip(false, SERVICES, 2), 80).into(),
+    };
+    let frame = framed(&talk.packet(64, |tcp| tcp, &[]));
+    for [first, last] in [[2, 9], [3, 1], [0xff, 1]] {
+        let other = [&[first, 0, 0, 0, 0, last], &frame[6..]].concat();
+        assert_eq!(twins.rig.run(HOOKED[0][0], &other), (NEXT, other));
+    }
+    assert_eq!(twins.rig.flows().len(), 0);
+    assert_eq!(twins.rig.run(HOOKED[0][0], &frame).0, REDIRECT);
+}
