@@ -69,14 +69,14 @@ impl Lab {
         Ok(Self { wire: wire.clone(), sandbox: Sandbox::enter()? })
     }
 
+    /// What its nodes hang on.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
     /// Adds a node.
     pub fn node(&self, name: &str) -> Result<Node> {
         Node::new(name, &self.wire).with_context(|| format!("could not make node {name}"))
-    }
-
-    /// What connects its nodes.
-    pub fn wire(&self) -> &Wire {
-        &self.wire
     }
 
     /// A folder for whatever the caller likes; seen by all processes of this lab.

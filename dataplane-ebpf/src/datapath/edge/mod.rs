@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod error;
 mod express;
+pub mod fragment;
 pub mod frame;
 pub mod hash;
 pub mod header;
@@ -13,4 +14,4 @@ pub mod rewrite;
 
 pub use express::express;
 pub use frame::{Added, Frame, Hop, Tables, Way};
-pub use pass::{Step, Verdict, egress, first, ingress, send};
+pub use pass::{Step, Verdict, again, back, egress, ingress, open, recall, send};

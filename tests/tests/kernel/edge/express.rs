@@ -47,7 +47,7 @@ fn known(payload: usize) -> (Twins, Vec<u8>) {
 #[test]
 fn edge_frames_before_the_stack_fare_as_on_the_host_and_as_by_the_longer_way() {
     let mut twins = Twins { express: true, ..Twins::new(true, ETHERNET, 4096, 7) };
-    twins.run(3000);
+    twins.run(5000);
     let short = twins.tables.counted.borrow().get(&EdgeCounter::Express).copied();
     assert!(short.is_some_and(|times| times > 50), "{short:?}");
     assert!(twins.given.iter().all(|times| *times > 10), "{:?}", twins.given);
