@@ -254,6 +254,10 @@ impl Tables for EdgeTables {
         self.seconds.get()
     }
 
+    fn recent_seconds(&self) -> u32 {
+        self.seconds.get()
+    }
+
     fn random(&self) -> u32 {
         self.random.get()
     }

@@ -3,15 +3,18 @@
 use core::ptr::{addr_of_mut, null_mut};
 
 use aya_ebpf::bindings::{
-    __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length,
-    bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
-    bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
+    __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_INC, BPF_CSUM_LEVEL_QUERY, bpf_fib_lookup as Params,
+    bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Service,
+    bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Target,
+    bpf_fib_lookup__bindgen_ty_5 as Table,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_check_mtu, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data,
+    bpf_check_mtu, bpf_csum_level, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Address;
+use dataplane_ebpf::datapath::edge::checksum;
 use dataplane_ebpf::datapath::edge::frame::{Frame, Hop, Way};
 use dataplane_ebpf::datapath::edge::header::{Header, Version};
 
@@ -83,6 +86,47 @@ impl<'a> Skb<'a> {
         }
         Some(start as *mut u32)
     }
+
+    /// Whether the checksum in the packet is the sum of all that it covers, and no other is kept beside it. A device may still have to
+    /// add up a packet that was made here, and one that came in may have brought a sum of its own; both are the kernel's
+    /// secret. But it counts how many checksums of a packet have been looked at, and lets us add one and ask (since 5.8): it knows
+    /// a number then for what has been looked at (`CHECKSUM_UNNECESSARY`) and what nobody has (`CHECKSUM_NONE`), and none for those two.
+    #[inline(always)]
+    fn is_summed(&self) -> bool {
+        // SAFETY: the context is valid for the whole run, and the helper takes it and plain numbers. What it is told in the
+        // first call is taken back in the last.
+        unsafe {
+            if (*self.raw()).gso_size != 0 {
+                return false;
+            }
+            bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_INC.into());
+            let summed = bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_QUERY.into()) >= 0;
+            if summed {
+                bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_DEC.into());
+            }
+            summed
+        }
+    }
+
+    #[inline(always)]
+    fn mend_here(&self, at: usize, difference: u32, zero_is_none: bool) {
+        let start = self.ctx.data() + at;
+        if start + 2 > self.ctx.data_end() {
+            return;
+        }
+        let place = start as *mut u16;
+        // SAFETY: compared with the packet's end; unaligned as in `words`.
+        let old = unsafe { place.read_volatile() };
+        if zero_is_none && old == 0 {
+            return;
+        }
+        let new = match checksum::mend(old, difference) {
+            0 if zero_is_none => u16::MAX,
+            new => new,
+        };
+        // SAFETY: as above.
+        unsafe { place.write_volatile(new) };
+    }
 }
 
 /// Asks the routing table, as if a packet between these two had come in here.
@@ -148,6 +192,9 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn mend(&mut self, at: usize, addresses: u32, rest: u32, zero_is_none: bool) {
+        if self.is_summed() {
+            return self.mend_here(at, checksum::plus(addresses, rest), zero_is_none);
+        }
         let zero = if zero_is_none { ZERO_IS_NONE } else { 0 };
         // SAFETY: the helper takes the context of this run and plain numbers. With a size of zero it adds a difference.
         unsafe {

@@ -7,9 +7,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use lab::link::{Offload, batch, offload};
+use lab::link::batch;
 use lab::{Node, Pod};
 use nix::net::if_::if_nametoindex;
+
+use super::offload;
 
 /// What the link of a place is called inside.
 pub(super) const LINK: &str = "eth0";
@@ -72,7 +74,7 @@ impl Road {
 }
 
 /// Neighbours know each other for good: nobody asks while time is taken.
-fn connect(place: &Pod, own: [u8; 6], node: [u8; 6], behind: &str) -> Result<()> {
+pub(super) fn connect(place: &Pod, own: [u8; 6], node: [u8; 6], behind: &str) -> Result<()> {
     let (port, address) = (port(place), place.v4());
     let (gate, own, node) = (place.node().v4(), text(own), text(node));
     batch(
@@ -90,7 +92,7 @@ fn connect(place: &Pod, own: [u8; 6], node: [u8; 6], behind: &str) -> Result<()>
     )?;
     // Frames that come from a program and not from the stack are lost on a cable whose other end has no receive queue,
     // and a cable makes one for this.
-    offload(place.node().netns(), &port, Offload::Bundles, true)
+    place.node().netns().run(|| offload::receive(&port))
 }
 
 /// The lab names a node's end of a cable after the pod's number, which is the end of the pod's address.

@@ -109,6 +109,8 @@ pub trait Tables {
     fn set_stay(&self, key: &ClientKey, stay: &Stay);
     /// The time: seconds of a clock that never goes back.
     fn seconds(&self) -> u32;
+    /// The same for who asks with every packet: it may be late by one tick of the kernel's.
+    fn recent_seconds(&self) -> u32;
     /// A random number, uniform over all values.
     fn random(&self) -> u32;
     /// Counts an event.

@@ -275,7 +275,7 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
 /// Writes down what the packet tells of the flow's life: seldom, for every write costs other processors their copy.
 #[inline(always)]
 pub(super) fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
-    let (now, marks) = (tables.seconds(), life::marks(header));
+    let (now, marks) = (tables.recent_seconds(), life::marks(header));
     let news = marks & !flow.marks;
     if news != 0 || now != flow.seen {
         tables.touch(key, now, marks);

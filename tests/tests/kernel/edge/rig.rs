@@ -44,6 +44,8 @@ route add default via fd00:9::2 dev edge0
 const ROOM: u32 = 64;
 /// Where `struct __sk_buff` has the index of the device.
 const IFINDEX_AT: usize = 40;
+/// Where it has the size of the parts that a bundle of packets is cut into.
+const GSO_SIZE_AT: usize = 176;
 
 const fn words(bytes: [u8; 12]) -> [u32; 3] {
     let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
@@ -53,6 +55,8 @@ const fn words(bytes: [u8; 12]) -> [u32; 3] {
 pub(crate) struct EdgeRig {
     ebpf: Ebpf,
     netns: Netns,
+    /// Whether the next packet is a bundle: its checksum is mended by the kernel's helpers, that of others by the program.
+    bundle: bool,
 }
 
 impl EdgeRig {
@@ -74,7 +78,7 @@ impl EdgeRig {
         for (place, fd) in (0..).zip(&fds) {
             steps.set(place, fd, 0).expect("a place");
         }
-        Self { ebpf, netns }
+        Self { ebpf, netns, bundle: false }
     }
 
     /// Writes the tables of the host into the kernel, whole; flows, counts and what clients got are kept there.
@@ -124,10 +128,12 @@ impl EdgeRig {
 
     /// Runs a program over a packet that came by the device: what it returns, and the packet then.
     pub(crate) fn run(&mut self, name: &str, packet: &[u8]) -> (i32, Vec<u8>) {
-        let Self { ebpf, netns } = self;
+        let Self { ebpf, netns, bundle } = self;
         let program = program(ebpf, name);
-        let mut context = [0; 64];
+        let mut context = [0; 192];
         context[IFINDEX_AT..IFINDEX_AT + 4].copy_from_slice(&HOP.device.to_ne_bytes());
+        context[GSO_SIZE_AT..GSO_SIZE_AT + 4].copy_from_slice(&u32::from(*bundle).to_ne_bytes());
+        *bundle = !*bundle;
         let mut out = vec![0; packet.len() + 64];
         let result = netns.run(|| {
             let options = TestRunOptions {
