@@ -21,6 +21,8 @@ use dataplane_ebpf::datapath::edge::header::{Header, Version};
 /// What may have to be looked at of a packet: all headers, and those that an error message quotes.
 const LOOKED_AT: u32 = 14 + 40 + 8 + 40 + 20;
 
+/// `PACKET_HOST`: not for another host, nor for several.
+const FOR_US: u32 = 0;
 /// `AF_INET`.
 const INET: u8 = 2;
 /// `AF_INET6`.
@@ -50,6 +52,8 @@ const DONE: u32 = 0x51ce;
 /// A packet.
 pub(crate) struct Skb<'a> {
     ctx: &'a TcContext,
+    /// Hardware addresses stand before it.
+    is_framed: bool,
 }
 
 impl<'a> Skb<'a> {
@@ -63,7 +67,7 @@ impl<'a> Skb<'a> {
     /// Has the headers brought together, where a device spread them.
     #[inline(always)]
     pub(crate) fn new(ctx: &'a TcContext, at: usize) -> Self {
-        let skb = Self { ctx };
+        let skb = Self { ctx, is_framed: at != 0 };
         let length = skb.ctx.len();
         if skb.ctx.data() + at + 40 + 20 > skb.ctx.data_end() {
             let wanted = if length < LOOKED_AT { length } else { LOOKED_AT };
@@ -214,9 +218,9 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn is_tagged(&self) -> bool {
-        // SAFETY: as for `is_done`.
-        unsafe { (*self.raw()).vlan_present != 0 }
+    fn is_foreign(&self) -> bool {
+        // SAFETY: as for `device`.
+        unsafe { (*self.raw()).vlan_present != 0 || self.is_framed && (*self.raw()).pkt_type != FOR_US }
     }
 
     #[inline(always)]

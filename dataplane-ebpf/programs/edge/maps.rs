@@ -59,6 +59,13 @@ pub(crate) static STEPS: ProgramArray<{ STEP_PROGRAMS.len() }> = ProgramArray::n
 
 pub(crate) struct Maps;
 
+/// What holds of a device; nothing if it has none of our programs.
+#[inline(always)]
+pub(crate) fn device(index: u32) -> u32 {
+    // SAFETY: as for FRONTENDS.
+    unsafe { DEVICES.get(index) }.copied().unwrap_or(0)
+}
+
 impl Tables for Maps {
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {

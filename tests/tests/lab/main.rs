@@ -18,6 +18,7 @@ mod edge_grow;
 mod edge_long;
 mod edge_nodes;
 mod edge_roads;
+mod edge_xdp;
 mod flows;
 mod folder;
 mod full;

@@ -35,6 +35,18 @@ pub enum Forwarding {
     Stack,
 }
 
+/// Which devices have frames dealt with before the stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Those whose drivers can do it, apart from what is made by software.
+    #[default]
+    Auto,
+    /// All whose drivers can do it, cables of containers too.
+    Native,
+    /// None.
+    Off,
+}
+
 /// The flags.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Edge layer (on trial)")]
@@ -49,6 +61,9 @@ pub struct Flags {
     /// How their packets go on
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub forwarding: Forwarding,
+    /// Which devices have frames of known flows sent on before the stack sees them; none with `--forwarding=stack`
+    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    pub xdp: Xdp,
     /// Ports of this node that their flows get when they need its address; nobody else may use these
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-29999", value_parser = ports)]
     pub snat_ports: RangeInclusive<u16>,
@@ -102,6 +117,11 @@ impl Flags {
             devices: self.devices.clone(),
             redirect: forwarding.redirect,
             trusts_stack: forwarding.trusts_stack,
+            xdp: match self.xdp {
+                Xdp::Auto => edge::Mode::Auto,
+                Xdp::Native => edge::Mode::Native,
+                Xdp::Off => edge::Mode::Off,
+            },
             ports: self.snat_ports.clone(),
         })
     }

@@ -158,8 +158,9 @@ fn edge_text(report: &edge::Report) -> String {
         return format!("edge      NOT in force: {why}\n");
     }
     let device = |state: &edge::DeviceState| {
-        let edge::DeviceState { device, attached } = state;
-        if *attached { device.clone() } else { format!("{device} (NOT attached)") }
+        let edge::DeviceState { device, attached, xdp } = state;
+        let attached = if *attached { "" } else { "NOT attached, " };
+        format!("{device} ({attached}xdp {})", xdp.word())
     };
     let counters: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
     format!(

@@ -254,6 +254,15 @@ pub(in crate::backend) fn link_device(
     bpf(LINK_CREATE, &mut attr).map(owned)
 }
 
+/// Has a device's driver run a program for frames (`BPF_XDP`, `XDP_FLAGS_DRV_MODE`), if it has none.
+pub(in crate::backend) fn link_xdp(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    const XDP: u32 = 37;
+    const BY_DRIVER: u32 = 1 << 2;
+    let mut attr =
+        LinkCreateAttr { prog_fd: raw(program), target_fd: device, attach_type: XDP, flags: BY_DRIVER };
+    bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
 /// Puts another program behind a link, atomically.
 pub(in crate::backend) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr =

@@ -5,6 +5,7 @@
 
 mod backs;
 mod books;
+mod features;
 mod flows;
 mod grow;
 mod hooks;
@@ -15,6 +16,7 @@ mod monitor;
 mod network;
 mod object;
 mod pairs;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use dataplane_ebpf::abi::{
-    self, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
+    self, COVERED, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
 };
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -45,6 +47,8 @@ use self::network::{Device, Network};
 pub use self::object::{Capacity, flows_within};
 use self::object::{Object, broken, home};
 pub use self::pairs::{Pair, read_flows};
+use self::xdp::Express;
+pub use self::xdp::{Mode, XdpState};
 use super::ebpf::{pins, sys};
 use super::{Applied, BackendError, Wanted};
 use crate::desired::{Context, NodePorts, Pods};
@@ -61,6 +65,8 @@ pub struct Settings {
     pub devices: Vec<String>,
     /// Whether packets go to the next hop past the host's stack.
     pub redirect: bool,
+    /// Which devices have frames dealt with before the stack.
+    pub xdp: Mode,
     /// Whether what endpoints here answer may come through the host's stack: nobody there gives it another source.
     pub trusts_stack: bool,
     /// Ports for masqueraded flows.
@@ -116,6 +122,9 @@ pub struct DeviceState {
     pub device: String,
     /// Whether programs hang on both of its hooks.
     pub attached: bool,
+    /// How it stands to frames before the stack.
+    #[serde(default)]
+    pub xdp: XdpState,
 }
 
 /// Counts at a time when the table of flows had just been gone through.
@@ -137,6 +146,7 @@ pub struct Edge {
     hooks: Hooks,
     backs: Backs,
     programs: Programs,
+    express: Express,
     maps: Maps,
     books: Books,
     context: Context,
@@ -166,9 +176,12 @@ impl Edge {
         let mut object = Object::load(&home, settings.capacity)?;
         pin_steps(&mut object, &home)?;
         let programs = Programs::of(&mut object)?;
+        // What goes through the stack must have been seen by it.
+        let mode = if settings.redirect { settings.xdp } else { Mode::Off };
+        let express = Express::new(&home, &mut object, mode);
         let backs = Backs::new(&home, &mut object)?;
         let maps = Maps::of(&mut object)?;
-        let monitor = Monitor::start(object.array(abi::EPOCH)?).map_err(BackendError::Network)?;
+        let monitor = Monitor::start(object.array(abi::EPOCH)?, seed()).map_err(BackendError::Network)?;
         let sweeper = Sweeper::start(flows::open(&home)?).map_err(BackendError::Network)?;
         Ok(Self {
             network: network::read().map_err(BackendError::Network)?,
@@ -178,6 +191,7 @@ impl Edge {
             hooks,
             backs,
             programs,
+            express,
             maps,
             books: Books::new(seed()),
             context: Context::default(),
@@ -261,11 +275,14 @@ impl Edge {
         self.moves = grow::aside(&self.home).exists() && !self.mover.as_ref().is_some_and(Mover::is_done);
         self.describe()?;
         let chosen = self.chosen();
-        let indexes: Vec<(u32, u32)> = chosen.iter().map(|device| (device.index, 1)).collect();
-        self.maps.set_devices(&indexes)?;
+        self.express.look(&chosen);
+        self.cover(&chosen)?;
         self.back()?;
         for device in &chosen {
             self.hooks.put(device, &self.programs)?;
+        }
+        if self.express.put(&chosen)? {
+            self.cover(&chosen)?;
         }
         if !self.in_force {
             settle_steps(&self.home)?;
@@ -278,11 +295,17 @@ impl Edge {
         }
         self.tell();
         for device in self.hooks.devices() {
-            if indexes.iter().all(|(index, _)| *index != device) {
+            if chosen.iter().all(|chosen| chosen.index != device) {
                 self.hooks.remove(device)?;
             }
         }
         Ok(())
+    }
+
+    /// Says which devices have our programs, and which of them take frames.
+    fn cover(&self, devices: &[Device]) -> Result<(), BackendError> {
+        let flags = |device: &Device| (device.index, COVERED | self.express.flags(device.index));
+        self.maps.set_devices(&devices.iter().map(flags).collect::<Vec<_>>())
     }
 
     /// Logs what is wrong with the flags, when it has become so.
@@ -349,7 +372,7 @@ impl Edge {
     fn look_again(&mut self) -> bool {
         match network::read() {
             Ok(network) => {
-                let is_new = self.network != network;
+                let is_new = self.network != network || self.express.disturbed();
                 self.network = network;
                 is_new
             }
@@ -365,6 +388,7 @@ impl Edge {
         let state = |device: &Device| DeviceState {
             device: device.name.clone(),
             attached: self.hooks.stand(device.index),
+            xdp: self.express.state(device.index),
         };
         let count = |counter: EdgeCounter| (counter.name().to_owned(), self.count(counter));
         Report {
@@ -482,7 +506,7 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// A number that generations of this daemon begin with, far from those of the one before: milliseconds since the machine
+/// A number that generations and epochs of this daemon begin with, far from those of the one before: milliseconds since the machine
 /// was started.
 fn seed() -> u32 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
@@ -536,7 +560,8 @@ mod tests {
 
     #[track_caller]
     fn check(devices: &[&str], missing: &[&str], down: Option<&str>, said: &[&str]) {
-        let state = |device: &&str| DeviceState { device: (*device).to_owned(), attached: true };
+        let state =
+            |device: &&str| DeviceState { device: (*device).to_owned(), attached: true, xdp: XdpState::Off };
         let report = Report {
             down: down.map(str::to_owned),
             devices: devices.iter().map(state).collect(),

@@ -52,13 +52,14 @@ const EVERYTHING: News = News { hops: true, routes: true, devices: true };
 struct Neighbours(BTreeMap<(u32, String), Vec<u8>>);
 
 impl Monitor {
-    /// Begins to listen. From then on nothing is missed.
-    pub(super) fn start(mut epoch: Array<MapData, u32>) -> io::Result<Self> {
+    /// Begins to listen. From then on nothing is missed. The first epoch is none that flows may remember from an earlier daemon: nobody
+    /// has listened in between.
+    pub(super) fn start(mut epoch: Array<MapData, u32>, first: u32) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, GROUPS))?;
         socket.set_rx_buf_sz(ROOM)?;
         let shared = Arc::new(Shared::default());
-        raise(&mut epoch);
+        begin(&mut epoch, first);
         let own = Arc::clone(&shared);
         thread::Builder::new()
             .name("sluice-routes".to_owned())
@@ -111,6 +112,10 @@ fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
 
 fn raise(epoch: &mut Array<MapData, u32>) {
     let next = epoch.get(&0, 0).unwrap_or(NO_EPOCH).wrapping_add(1);
+    begin(epoch, next);
+}
+
+fn begin(epoch: &mut Array<MapData, u32>, next: u32) {
     let next = if next == NO_EPOCH { next + 1 } else { next };
     if let Err(error) = epoch.set(0, next, 0) {
         warn!(%error, "could not make flows forget their next hops");
