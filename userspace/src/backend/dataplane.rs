@@ -371,8 +371,8 @@ impl Backend for Dataplane {
     }
 
     fn disturbed(&mut self) -> bool {
-        let edge = self.edge.disturbed();
-        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed) || edge
+        self.edge.watch();
+        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed)
     }
 
     fn tend(&mut self) {

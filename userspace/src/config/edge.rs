@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
+use crate::backend::edge::{HookChoice, HookKind};
 use crate::backend::{edge, nft};
 
 /// Fewest and most flows that there is room for.
@@ -17,8 +18,12 @@ pub enum Choice {
     /// None: nftables serves callers from outside.
     #[default]
     Off,
+    /// On devices: by TCX where the kernel has it, else by tc.
+    Auto,
     /// On the TCX hooks of devices.
     Tcx,
+    /// On devices as tc filters.
+    Tc,
 }
 
 /// How packets go on from the edge.
@@ -70,8 +75,15 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
-        (self.edge == Choice::Tcx).then(|| edge::Settings {
+        let hooks = match self.edge {
+            Choice::Off => return None,
+            Choice::Auto => HookChoice::Auto,
+            Choice::Tcx => HookChoice::Only(HookKind::Tcx),
+            Choice::Tc => HookChoice::Only(HookKind::Tc),
+        };
+        Some(edge::Settings {
             pin_dir: pin_dir.to_owned(),
+            hooks,
             capacity: edge::Capacity {
                 services,
                 slots,

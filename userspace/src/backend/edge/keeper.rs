@@ -18,6 +18,8 @@ pub struct Keeper {
     settings: Option<Settings>,
     context: Context,
     layer: Layer,
+    /// Hooks that were put right.
+    repaired: u64,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +87,7 @@ impl Keeper {
         })
     }
 
-    /// Puts it into force, and repairs it.
+    /// Puts it into force.
     pub fn enable(&mut self) {
         if let Layer::Up(edge) = &mut self.layer
             && let Err(error) = edge.enable()
@@ -94,11 +96,12 @@ impl Keeper {
         }
     }
 
-    /// Whether devices, addresses or hooks are not what they were.
-    pub fn disturbed(&mut self) -> bool {
-        match &mut self.layer {
-            Layer::Up(edge) => edge.disturbed(),
-            Layer::Off | Layer::Down { .. } => false,
+    /// Follows devices and addresses, and looks after hooks. Called several times a second.
+    pub fn watch(&mut self) {
+        let Layer::Up(edge) = &mut self.layer else { return };
+        match edge.watch() {
+            Ok(repaired) => self.repaired += repaired,
+            Err(error) => self.down(&error),
         }
     }
 
@@ -128,8 +131,10 @@ impl Keeper {
     pub fn report(&self) -> Option<Report> {
         match &self.layer {
             Layer::Off => None,
-            Layer::Up(edge) => Some(edge.report()),
-            Layer::Down { why, .. } => Some(Report { down: Some(why.clone()), ..Report::default() }),
+            Layer::Up(edge) => Some(Report { repaired: self.repaired, ..edge.report() }),
+            Layer::Down { why, .. } => {
+                Some(Report { down: Some(why.clone()), repaired: self.repaired, ..Report::default() })
+            }
         }
     }
 }
