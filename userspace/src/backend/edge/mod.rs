@@ -34,7 +34,7 @@ use self::chosen::Chosen;
 pub use self::flows::State;
 use self::flows::Sweeper;
 use self::hooks::{Direction, Hooks, Mended, Programs};
-pub use self::hooks::{HookChoice, HookKind, Hung};
+pub use self::hooks::{HookChoice, HookKind, Hung, probe};
 pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;

@@ -20,6 +20,7 @@ use super::super::ebpf::{pins, sys};
 use super::network::Device;
 use super::object::Object;
 use crate::backend::BackendError;
+use crate::backend::probe::Finding;
 
 /// Which hooks are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +275,12 @@ fn best() -> HookKind {
             HookKind::Tc
         }
     }
+}
+
+/// Whether programs could hang by links. As filters they can only be tried on a device.
+pub fn probe() -> Finding {
+    let outcome = tcx::is_there().map_err(|error| error.to_string());
+    Finding::new("TCX", "edge layer: hooks on devices, else tc filters", outcome)
 }
 
 fn pin(directory: &Path, device: u32, direction: Direction) -> PathBuf {
