@@ -10,7 +10,7 @@ use lab::{Daemon, Protocol, wait};
 use serde_json::Value;
 
 use crate::edge_devices::Gate;
-use crate::nftables::PATIENCE;
+use crate::nftables::{PATIENCE, PODS};
 use crate::spy::{EGRESS, INGRESS, Spy, detach, detach_link, pin_program};
 
 /// The node's device to the outside.
@@ -449,20 +449,32 @@ fn devices_that_flap_are_renamed_and_made_again_harm_no_connection_through_other
     }
 }
 
-/// The device that all comes by, and with it its routes.
+/// The device that all comes by. Nobody has named it, and its routes go with each flap.
 #[test]
 fn connections_outlive_a_flap_of_their_device() {
     for (flag, _) in KINDS {
         let gate = Gate::new();
-        let daemon = gate.serving(&[flag, "--forwarding=redirect"]);
+        // Without a Node, whose address the device would keep.
+        let settings = gate.stage.settings().with(&[PODS, flag, "--forwarding=redirect"]);
+        let daemon = gate.stage.node.daemon(settings).unwrap();
+        gate.web(&[&gate.here, &gate.there]);
+        gate.wait_served();
         let [to, _] = gate.node_ports();
         let kept = Pace { keep: true, workers: 6, rate: 100.0, ..Pace::default() };
         let load = Load::start(&gate.asker.place(), Protocol::Tcp, to, kept).unwrap();
         load.more(30).unwrap();
         let (netns, v4) = (gate.stage.node.netns(), gate.stage.node.v4());
         for _ in 0..3 {
-            batch(netns, "link set wire down\nlink set wire up\n").unwrap();
-            assert_eq!(gate.state(WIRE)["attached"], true, "{:#}", gate.edge());
+            batch(netns, "link set wire down\n").unwrap();
+            // Long enough for the daemon to hear of it.
+            let since = std::time::Instant::now();
+            wait::until("the device to be left alone", PATIENCE, || {
+                assert_eq!(gate.state(WIRE)["attached"], true, "{:#}", gate.edge());
+                ensure!(since.elapsed().as_millis() > 300, "not yet");
+                Ok(())
+            })
+            .unwrap();
+            batch(netns, "link set wire up\n").unwrap();
             let routes = format!(
                 "route replace 10.0.0.254 dev wire src {v4}\nroute replace default via 10.0.0.254 src {v4}\n"
             );
