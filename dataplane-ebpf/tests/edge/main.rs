@@ -1,11 +1,15 @@
 //! The edge of the node on the host: the very functions that run in the kernel, over packets and tables in memory.
 
 mod any;
+mod back;
 mod error;
+mod fuzz;
+mod grow;
 mod hash;
 mod hop;
 mod left;
 mod life;
+mod mutate;
 mod open;
 mod packet;
 mod race;

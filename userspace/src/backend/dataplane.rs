@@ -372,6 +372,9 @@ impl Backend for Dataplane {
 
     fn disturbed(&mut self) -> bool {
         self.edge.watch();
+        if let Ok(nft) = &self.nft {
+            self.edge.grow(|| nft.shares());
+        }
         self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed)
     }
 
@@ -384,7 +387,7 @@ impl Backend for Dataplane {
             self.catch_up();
         }
         if let Ok(nft) = &self.nft {
-            self.edge.tend(nft.shares());
+            self.edge.tend(|| nft.shares());
         }
         self.release();
     }

@@ -145,7 +145,17 @@ fn conntrack_text(usage: Usage) -> String {
 }
 
 fn edge_text(report: &edge::Report) -> String {
-    let edge::Report { down, forwarding, devices, repaired, missing: _, flow_entries, counters } = report;
+    let edge::Report {
+        down,
+        forwarding,
+        devices,
+        endpoint_devices,
+        repaired,
+        missing: _,
+        flow_entries,
+        flow_room,
+        counters,
+    } = report;
     if let Some(why) = down {
         return format!("edge      NOT in force: {why}\n");
     }
@@ -154,9 +164,11 @@ fn edge_text(report: &edge::Report) -> String {
     let counters: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
     let hooks: String = devices.iter().map(hooks_text).collect();
     format!(
-        "edge      {}{forwarding}; {} flows; {repaired} hooks put right\n{hooks}          {}\n",
+        "edge      {}{forwarding}; answers taken at {}; {} of {} flows; {repaired} hooks put right\n{hooks}          {}\n",
         or_none(devices.iter().map(device_text).collect()),
+        or_none(endpoint_devices.clone()),
         flow_entries / 2,
+        flow_room / 2,
         or_none(counters)
     )
 }

@@ -3,9 +3,11 @@
 //! Every daemon fills maps of its own and then turns the devices' hooks over to programs that work on these; flows, what
 //! clients got under session affinity, and counts outlive it. So nothing is ever read back, and nothing is in force half.
 
+mod backs;
 mod books;
 mod chosen;
 mod flows;
+mod grow;
 mod hooks;
 mod image;
 mod keeper;
@@ -25,21 +27,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
-use dataplane_ebpf::abi::{self, NODE_PORTS, OWN, SIDE_V4, SIDE_V6, Side};
+use dataplane_ebpf::abi::{
+    self, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
+};
 use tracing::{info, warn};
 
+use self::backs::{BACKS, Backs, Change};
 use self::books::Books;
 pub use self::books::service_number;
 use self::chosen::Chosen;
 pub use self::flows::State;
 use self::flows::Sweeper;
+use self::grow::Mover;
 use self::hooks::{Direction, Hooks, Mended, Programs};
 pub use self::hooks::{HookChoice, HookKind, Hung, probe};
 pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
-pub use self::object::{Capacity, usual_flows};
+pub use self::object::{Capacity, flows_within};
 use self::object::{Object, home};
 pub use self::pairs::{Pair, read_flows};
 use self::report::Counters;
@@ -62,15 +68,21 @@ pub struct Settings {
     pub devices: Vec<String>,
     /// Whether packets go to the next hop past the host's stack.
     pub redirect: bool,
+    /// Whether what endpoints here answer may come through the host's stack: nobody there gives it another source.
+    pub trusts_stack: bool,
     /// Ports for masqueraded flows.
     pub ports: RangeInclusive<u16>,
 }
+
+/// How often routes are followed at most.
+const ROUTES: Duration = Duration::from_millis(200);
 
 /// The layer, and what it is known to hold.
 pub struct Edge {
     settings: Settings,
     home: PathBuf,
     hooks: Hooks,
+    backs: Backs,
     programs: Programs,
     maps: Maps,
     books: Books,
@@ -78,8 +90,15 @@ pub struct Edge {
     network: Network,
     monitor: Monitor,
     sweeper: Sweeper,
+    mover: Option<Mover>,
+    /// Flows opened when the table was last gone through, and which time that was.
+    opened: (u64, u64),
     counters: Counters,
     in_force: bool,
+    /// Whether programs look for flows in the table of before, too.
+    moves: bool,
+    /// When ways to endpoints were last looked for anew.
+    followed: Instant,
     chosen: Chosen,
     /// Devices that programs cannot be put on, and why.
     refused: BTreeMap<u32, String>,
@@ -104,6 +123,7 @@ impl Edge {
         let mut object = Object::load(&home, settings.capacity)?;
         let steps = pin_steps(&mut object, &home)?;
         let programs = Programs::of(&mut object)?;
+        let backs = Backs::new(&home, hooks.for_backs(), &mut object)?;
         let maps = Maps::of(&mut object)?;
         let epoch = object.array(abi::EPOCH)?;
         let monitor = Monitor::start(epoch, hooks.kind() == HookKind::Tc).map_err(BackendError::Network)?;
@@ -117,13 +137,18 @@ impl Edge {
             settings: settings.clone(),
             home,
             hooks,
+            backs,
             programs,
             maps,
             books: Books::new(seed()),
             context: Context::default(),
             monitor,
             sweeper,
+            mover: None,
+            opened: (0, 0),
             in_force: false,
+            moves: false,
+            followed: Instant::now(),
             told: Vec::new(),
             object,
             _steps: steps,
@@ -148,13 +173,56 @@ impl Edge {
         if self.books.lists() > self.maps.room() {
             return Err(BackendError::Full(abi::LISTS));
         }
+        // Before anybody is sent to them.
+        let arrived = step.here();
+        if self.in_force && self.settings.redirect && !arrived.is_empty() {
+            let change = self.backs.add_new(&arrived, &self.covered());
+            self.tell_backed(change)?;
+        }
         let applied = self.maps.write(&step.plan)?;
         self.books.done(step);
+        if self.in_force {
+            self.back_no_others()?;
+        }
         Ok(applied)
+    }
+
+    /// Has all answers of endpoints here come in by our programs, wherever they are now.
+    fn back(&mut self) -> Result<(), BackendError> {
+        if self.settings.redirect {
+            let change = self.backs.add(&self.books.here(), &self.covered());
+            self.tell_backed(change)?;
+        }
+        self.back_no_others()?;
+        self.backs.tidy();
+        Ok(())
+    }
+
+    fn back_no_others(&mut self) -> Result<(), BackendError> {
+        let endpoints = if self.settings.redirect { self.books.here() } else { BTreeSet::new() };
+        let change = self.backs.keep(&endpoints);
+        if change != Change::default() {
+            self.tell_backed(change)?;
+            self.backs.tidy();
+        }
+        Ok(())
+    }
+
+    fn tell_backed(&self, change: Change) -> Result<(), BackendError> {
+        let now: Vec<_> = change.now.iter().map(|(ip, device)| (image::address(*ip), *device)).collect();
+        let gone: Vec<_> = change.gone.into_iter().map(image::address).collect();
+        self.maps.set_backed(&now, &gone)
+    }
+
+    /// Devices that have our programs, or will at once.
+    fn covered(&self) -> BTreeSet<u32> {
+        let devices = self.chosen.devices().iter().map(|device| device.index);
+        devices.filter(|index| !self.refused.contains_key(index)).collect()
     }
 
     /// Puts the programs on the devices' hooks, and says what is the same for all flows.
     pub fn enable(&mut self) -> Result<(), BackendError> {
+        self.moves = grow::aside(&self.home).exists() && !self.mover.as_ref().is_some_and(Mover::is_done);
         self.choose();
         self.describe()?;
         self.hang()?;
@@ -165,6 +233,9 @@ impl Edge {
             info!(devices, hook, redirect = self.settings.redirect, "the edge layer is in force");
         }
         self.in_force = true;
+        if self.mover.is_none() {
+            self.mover = Mover::start(&self.home)?;
+        }
         self.tell();
         let found = self.hooks.devices()?;
         let is_chosen = |index| self.chosen.devices().iter().any(|device| device.index == index);
@@ -180,6 +251,7 @@ impl Edge {
     /// Puts the programs on all devices. One that takes none is no reason to serve at none.
     fn hang(&mut self) -> Result<(), BackendError> {
         self.cover()?;
+        self.back()?;
         let (mut refused, mut first) = (BTreeMap::new(), None);
         for device in self.chosen.devices() {
             match self.hooks.put(device, &self.programs) {
@@ -195,16 +267,15 @@ impl Edge {
         self.refused = refused;
         match first {
             Some(error) if self.refused.len() == self.chosen.devices().len() => Err(error),
-            _ if is_new => self.cover(),
+            _ if is_new => self.cover().and_then(|()| self.back()),
             _ => Ok(()),
         }
     }
 
     /// Says by which devices answers may leave: those where they are translated back.
     fn cover(&self) -> Result<(), BackendError> {
-        let devices = self.chosen.devices().iter().map(|device| device.index);
-        let covered = devices.filter(|index| !self.refused.contains_key(index)).map(|index| (index, 1));
-        self.maps.set_devices(&covered.collect::<Vec<_>>())
+        let covered: Vec<_> = self.covered().into_iter().map(|index| (index, 1)).collect();
+        self.maps.set_devices(&covered)
     }
 
     /// Logs what is wrong with the flags, when it has become so.
@@ -218,11 +289,10 @@ impl Edge {
         self.told = problems;
     }
 
-    /// Follows devices and addresses as they come and go, and looks after hooks. Cheap as long as nothing changes. Returns how
-    /// many hooks had to be put right.
+    /// Follows devices, addresses and routes as they come and go, and looks after hooks. Cheap as long as nothing changes.
+    /// Returns how many hooks had to be put right.
     pub fn watch(&mut self) -> Result<u64, BackendError> {
-        let news = self.monitor.take();
-        let is_new = news.devices && self.reread();
+        let is_new = self.monitor.take_devices() && self.reread();
         if !self.in_force {
             return Ok(0);
         }
@@ -230,11 +300,42 @@ impl Edge {
         if is_new || is_due && self.choose() {
             self.enable()?;
         }
-        if !news.filters && !is_due {
+        self.follow()?;
+        if !is_due && !self.monitor.take_filters() {
             return Ok(0);
         }
         self.looked = Instant::now();
         self.mend()
+    }
+
+    /// Follows routes to endpoints, and what is brought to a bigger table.
+    fn follow(&mut self) -> Result<(), BackendError> {
+        if self.moves && self.mover.as_ref().is_some_and(Mover::is_done) {
+            self.moves = false;
+            self.describe()?;
+            let path = grow::aside(&self.home);
+            grow::forget(&self.home).map_err(|source| BackendError::Pin { deed: "remove", path, source })?;
+        }
+        // Where routes come and go by the hundred, each of them is not worth a look.
+        if self.followed.elapsed() >= ROUTES && self.monitor.take_routes() {
+            self.followed = Instant::now();
+            self.back()?;
+        }
+        Ok(())
+    }
+
+    /// For how many flows there should be room, if that is more than there is.
+    pub fn wanted_flows(&mut self) -> Option<u32> {
+        let (round, entries) = self.sweeper.counted();
+        let opened = self.counters.get(EdgeCounter::Opened);
+        if round != self.opened.1 {
+            self.opened = (opened, round);
+        }
+        let room = u64::from(self.sweeper.room());
+        let used = entries + 2 * opened.saturating_sub(self.opened.0);
+        let flows = self.sweeper.room() / 2;
+        let may = self.in_force && !self.moves && flows < self.settings.capacity.most_flows;
+        (may && used > room / 4 * 3).then(|| flows.saturating_mul(2).min(self.settings.capacity.most_flows))
     }
 
     fn reread(&mut self) -> bool {
@@ -278,6 +379,7 @@ impl Edge {
         if !refused.is_empty() {
             self.refused.extend(refused);
             self.cover()?;
+            self.back()?;
             self.tell();
         }
         Ok(repaired)
@@ -294,9 +396,11 @@ impl Edge {
             down: None,
             forwarding: if self.settings.redirect { "redirect" } else { "stack" }.to_owned(),
             devices: self.chosen.devices().iter().map(state).collect(),
+            endpoint_devices: self.endpoint_devices(),
             repaired: 0,
             missing: self.chosen.missing(&self.network),
             flow_entries: self.sweeper.entries(),
+            flow_room: self.sweeper.room().into(),
             counters: self.counters.read(),
         }
     }
@@ -343,7 +447,9 @@ impl Edge {
             pods_mask,
             first_port: u32::from(first),
             ports: u32::from(last.saturating_sub(first)) + 1,
-            redirect: u32::from(self.settings.redirect),
+            forwarding: if self.settings.redirect { REDIRECT } else { 0 }
+                | if self.settings.trusts_stack { TRUSTS_STACK } else { 0 }
+                | if self.moves { MOVES } else { 0 },
         }
     }
 
@@ -354,6 +460,12 @@ impl Edge {
             ours.contains(device) && Family::of(*address) == family && !is_local(*address)
         };
         self.network.addresses.iter().find(fits).map(|(_, address)| *address)
+    }
+
+    fn endpoint_devices(&self) -> Vec<String> {
+        let with = self.backs.devices();
+        let devices = self.network.devices.iter().filter(|device| with.contains(&device.index));
+        devices.map(|device| device.name.clone()).collect()
     }
 }
 
@@ -406,7 +518,8 @@ pub fn remove_all(pin_dir: &Path) -> Result<usize, BackendError> {
 
 /// Takes its programs off all devices.
 fn remove_hooks(pin_dir: &Path) -> Result<usize, BackendError> {
-    hooks::remove_programs(&home(pin_dir))
+    let home = home(pin_dir);
+    Ok(hooks::remove_programs(&home)? + pins::remove(&home.join(BACKS))?)
 }
 
 impl fmt::Debug for Edge {

@@ -36,6 +36,7 @@ pub(super) struct Monitor {
 #[derive(Default)]
 struct Shared {
     devices: AtomicBool,
+    routes: AtomicBool,
     filters: AtomicBool,
     ended: AtomicBool,
     /// Kept open where nobody listens any more: its number is in the programs' instructions.
@@ -44,21 +45,23 @@ struct Shared {
 
 /// What a message means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct News {
+struct News {
     hops: bool,
+    routes: bool,
     /// Devices or addresses may have changed.
-    pub(super) devices: bool,
+    devices: bool,
     /// What hangs on devices as filters may have changed.
-    pub(super) filters: bool,
+    filters: bool,
 }
 
 impl News {
     /// What a message means that cannot be read, or was lost.
-    const ALL: Self = Self { hops: true, devices: true, filters: true };
+    const ALL: Self = Self { hops: true, routes: true, devices: true, filters: true };
 
     fn and(self, other: Self) -> Self {
         Self {
             hops: self.hops || other.hops,
+            routes: self.routes || other.routes,
             devices: self.devices || other.devices,
             filters: self.filters || other.filters,
         }
@@ -85,11 +88,19 @@ impl Monitor {
         Ok(Self { shared })
     }
 
-    /// What may have changed since the last time this was asked.
-    pub(super) fn take(&self) -> News {
-        let Shared { devices, filters, ended: _, epoch: _ } = &*self.shared;
-        let [devices, filters] = [devices, filters].map(|flag| flag.swap(false, Ordering::Relaxed));
-        News { hops: false, devices, filters }
+    /// Whether devices or addresses may have changed since the last time this was asked.
+    pub(super) fn take_devices(&self) -> bool {
+        self.shared.devices.swap(false, Ordering::Relaxed)
+    }
+
+    /// The same of routes.
+    pub(super) fn take_routes(&self) -> bool {
+        self.shared.routes.swap(false, Ordering::Relaxed)
+    }
+
+    /// The same of what hangs on devices as filters.
+    pub(super) fn take_filters(&self) -> bool {
+        self.shared.filters.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -116,6 +127,9 @@ fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
         };
         if news.hops {
             raise(epoch);
+        }
+        if news.routes {
+            shared.routes.store(true, Ordering::Relaxed);
         }
         if news.devices {
             shared.devices.store(true, Ordering::Relaxed);
@@ -168,9 +182,9 @@ impl Neighbours {
         if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message {
             // Where routes come and go by the thousand, only those to everywhere say anything about devices.
             let devices = route.header.destination_prefix_length == 0;
-            return News { hops: true, devices, ..News::default() };
+            return News { devices, filters: false, ..News::ALL };
         }
-        News { hops: true, devices: true, ..News::default() }
+        News { filters: false, ..News::ALL }
     }
 
     /// Whether a neighbour has another address than before, or none. That one has been heard of again is no news.

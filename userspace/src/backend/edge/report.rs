@@ -26,6 +26,9 @@ pub struct Report {
     pub forwarding: String,
     /// The devices.
     pub devices: Vec<DeviceState>,
+    /// Devices behind which endpoints of this node are, with our program for what they answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoint_devices: Vec<String>,
     /// How often this daemon has put right what others had done to hooks.
     #[serde(default)]
     pub repaired: u64,
@@ -34,6 +37,9 @@ pub struct Report {
     pub missing: Vec<String>,
     /// Entries in the table of flows, two for each flow.
     pub flow_entries: u64,
+    /// How many entries there is room for.
+    #[serde(default)]
+    pub flow_room: u64,
     /// Event counts by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -122,11 +128,12 @@ impl Counters {
     }
 
     pub(super) fn read(&self) -> BTreeMap<String, u64> {
-        let count = |counter: EdgeCounter| {
-            let values = self.0.get(&(counter as u32), 0).ok();
-            (counter.name().to_owned(), values.map_or(0, |values| values.iter().sum()))
-        };
+        let count = |counter: EdgeCounter| (counter.name().to_owned(), self.get(counter));
         EdgeCounter::ALL.into_iter().map(count).collect()
+    }
+
+    pub(super) fn get(&self, counter: EdgeCounter) -> u64 {
+        self.0.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
     }
 }
 
@@ -145,9 +152,11 @@ pub fn report_pinned(pin_dir: &Path) -> Result<Option<Report>, BackendError> {
     let ours = hooks::devices(&home)?;
     let network = network::read().map_err(BackendError::Network)?;
     let devices = network.devices.iter().filter(|device| ours.contains(&device.index));
+    let flows = flows::open(&home)?;
     Ok(Some(Report {
         devices: devices.map(|device| DeviceState::read(&home, device)).collect(),
-        flow_entries: flows::open(&home)?.dump()?.len() as u64,
+        flow_entries: flows.dump()?.len() as u64,
+        flow_room: flows.capacity().into(),
         counters: Counters::of(Map::PerCpuArray(counters))?.read(),
         ..Report::default()
     }))

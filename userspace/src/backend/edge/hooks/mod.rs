@@ -16,6 +16,7 @@ use tracing::info;
 
 pub use self::order::{HookKind, Hung};
 use self::order::{Quarrel, Standing};
+use self::tc::Role;
 use super::super::ebpf::{pins, sys};
 use super::network::Device;
 use super::object::Object;
@@ -58,6 +59,9 @@ impl Direction {
     }
 }
 
+/// Programs that hang on devices.
+const HOOKED: [&str; 4] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare"];
+
 /// The programs, by what they are for.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -69,7 +73,7 @@ pub(super) struct Programs {
 impl Programs {
     pub(super) fn of(object: &mut Object) -> Result<Self, BackendError> {
         let mut programs = Self { all: BTreeMap::new(), ids: BTreeSet::new() };
-        for name in super::object::HOOKED {
+        for name in HOOKED {
             let handle = object.handle(name)?;
             programs.ids.insert(id(name, &handle)?);
             programs.all.insert(name, handle);
@@ -149,6 +153,11 @@ impl Hooks {
         self.kind
     }
 
+    /// The same kind of hooks, for endpoints' devices.
+    pub(super) fn for_backs(&self) -> BackHooks {
+        BackHooks { kind: self.kind, directory: self.directory.clone() }
+    }
+
     /// Puts the programs on a device's hooks, and takes away what a daemon with hooks of the other kind has left there. What
     /// comes out again is translated back before anything is translated forth.
     pub(super) fn put(&self, device: &Device, programs: &Programs) -> Result<(), BackendError> {
@@ -161,7 +170,7 @@ impl Hooks {
             self.put_side(device, direction, programs)?;
         }
         match self.kind {
-            HookKind::Tcx => tc::remove(device.index),
+            HookKind::Tcx => tc::remove(device.index, Role::Edge),
             HookKind::Tc => self.remove_links(device.index).map_err(io::Error::other),
         }
     }
@@ -175,7 +184,7 @@ impl Hooks {
         match self.kind {
             HookKind::Tcx => tcx::put(index, direction, &self.pin(index, direction), program),
             HookKind::Tc => {
-                let made = tc::put(index, direction, program, sys::program_id(program.as_fd())?)?;
+                let made = tc::put(index, direction, Role::Edge, program)?;
                 if made { note(&made_pin(&self.directory, index)) } else { Ok(()) }
             }
         }
@@ -249,7 +258,8 @@ impl Hooks {
     /// Takes them off a device: first what translates forth. A qdisc stays: its end would be felt.
     pub(super) fn remove(&self, device: u32) -> Result<(), BackendError> {
         self.remove_links(device)?;
-        tc::remove(device).map_err(|source| BackendError::Device { device: device.to_string(), source })
+        tc::remove(device, Role::Edge)
+            .map_err(|source| BackendError::Device { device: device.to_string(), source })
     }
 
     fn remove_links(&self, device: u32) -> Result<(), BackendError> {
@@ -263,6 +273,41 @@ impl Hooks {
 
     fn pin(&self, device: u32, direction: Direction) -> PathBuf {
         pin(&self.directory, device, direction)
+    }
+}
+
+/// How a program hangs on ingress of endpoints' devices.
+#[derive(Clone, Debug)]
+pub(super) struct BackHooks {
+    kind: HookKind,
+    directory: PathBuf,
+}
+
+impl BackHooks {
+    /// Puts a program on a device; `pin` is where its link is pinned, if it hangs by one.
+    pub(super) fn put(&self, device: u32, pin: &Path, program: &OwnedFd) -> io::Result<()> {
+        match self.kind {
+            HookKind::Tcx => tcx::put(device, Direction::In, pin, program),
+            HookKind::Tc => {
+                let made = tc::put(device, Direction::In, Role::Back, program)?;
+                if made { note(&made_pin(&self.directory, device)) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Whether a link is of use.
+    pub(super) fn has_links(&self) -> bool {
+        self.kind == HookKind::Tcx
+    }
+
+    /// Devices with the program as a filter.
+    pub(super) fn filters(&self) -> io::Result<Vec<u32>> {
+        tc::devices(Role::Back)
+    }
+
+    /// Takes the filter off a device.
+    pub(super) fn remove_filter(&self, device: u32) -> io::Result<()> {
+        tc::remove(device, Role::Back)
     }
 }
 
@@ -315,7 +360,7 @@ fn pinned(directory: &Path) -> Vec<(u32, String)> {
 /// Devices of this network namespace that have programs of this layer.
 fn hooked(directory: &Path) -> Result<BTreeSet<u32>, BackendError> {
     let links = pinned(directory).into_iter().filter(|(_, what)| what != MADE).map(|(device, _)| device);
-    Ok(links.chain(tc::devices().map_err(BackendError::Network)?).collect())
+    Ok(links.chain(tc::devices(Role::Edge).map_err(BackendError::Network)?).collect())
 }
 
 /// Devices whose qdisc this layer has made.
@@ -360,8 +405,11 @@ pub(super) fn order(home: &Path, device: u32, direction: Direction) -> Vec<Hung>
 /// Takes all programs of this layer off all devices of this network namespace. Returns how many pins there were.
 pub(super) fn remove_programs(home: &Path) -> Result<usize, BackendError> {
     let directory = home.join("links");
-    for device in tc::devices().map_err(BackendError::Network)? {
-        tc::remove(device).map_err(|source| BackendError::Device { device: device.to_string(), source })?;
+    for role in [Role::Edge, Role::Back] {
+        for device in tc::devices(role).map_err(BackendError::Network)? {
+            tc::remove(device, role)
+                .map_err(|source| BackendError::Device { device: device.to_string(), source })?;
+        }
     }
     remove_links(&directory, |_| true)
 }

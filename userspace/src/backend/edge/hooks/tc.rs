@@ -4,7 +4,7 @@
 
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -12,12 +12,32 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption, TcU32OptionFlags,
 };
 
+use super::super::super::ebpf::sys;
 use super::Direction;
 use super::order::Standing;
 use super::rtnl::{self, Found, attribute};
 
-/// What our filters are called.
-const NAME: &str = "sluice-edge";
+/// What a filter of ours is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Callers from outside.
+    Edge,
+    /// What endpoints here answer.
+    Back,
+}
+
+impl Role {
+    const ALL: [Self; 2] = [Self::Edge, Self::Back];
+
+    /// What the filter is called.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "sluice-edge",
+            Self::Back => "sluice-back",
+        }
+    }
+}
+
 /// Their handles. One is enough, but while a filter takes the place of another.
 const HANDLES: RangeInclusive<u32> = 0x51ce_0001..=0x51ce_000f;
 /// The qdisc whose filters see packets in both directions.
@@ -49,7 +69,11 @@ pub(super) struct Filter {
 impl Filter {
     /// Whether it is this layer's, of whichever daemon.
     pub(super) fn is_ours(&self) -> bool {
-        self.kind == TcFilterBpf::KIND && self.name == NAME && HANDLES.contains(&self.handle)
+        Role::ALL.into_iter().any(|role| self.plays(role))
+    }
+
+    fn plays(&self, role: Role) -> bool {
+        self.kind == TcFilterBpf::KIND && self.name == role.name() && HANDLES.contains(&self.handle)
     }
 
     /// Whether others of our kind can have the same priority.
@@ -96,17 +120,18 @@ pub(super) fn list(device: u32, direction: Direction) -> io::Result<Vec<Filter>>
 
 /// Puts a program into the filter that is there, in one step, or makes one before all others, as far as that can be. Whether
 /// the qdisc had to be made.
-pub(super) fn put(device: u32, direction: Direction, program: &OwnedFd, id: u32) -> io::Result<bool> {
+pub(super) fn put(device: u32, direction: Direction, role: Role, program: &OwnedFd) -> io::Result<bool> {
     let found = filters(device, direction)?;
-    let Some(ours) = found.iter().find(|filter| filter.is_ours()) else {
+    let Some(ours) = found.iter().find(|filter| filter.plays(role)) else {
         let made = make_qdisc(device)?;
-        add(device, direction, program, place(&found), NLM_F_EXCL)?;
+        add(device, direction, role, program, place(&found), NLM_F_EXCL)?;
         return Ok(made);
     };
-    if ours.program != Some(id) {
-        add(device, direction, program, (ours.priority, ours.handle), 0)?;
+    let place = (ours.priority, ours.handle);
+    if ours.program != Some(sys::program_id(program.as_fd())?) {
+        add(device, direction, role, program, place, 0)?;
     }
-    remove_others(device, direction, &found, (ours.priority, ours.handle)).map(|()| false)
+    remove_others(device, direction, role, &found, place).map(|()| false)
 }
 
 /// Whether a filter of ours could come before all others.
@@ -120,14 +145,14 @@ pub(super) fn has_room_in_front(device: u32, direction: Direction) -> io::Result
 pub(super) fn lead(device: u32, direction: Direction, program: &OwnedFd) -> io::Result<()> {
     let found = filters(device, direction)?;
     let place = place(&found);
-    add(device, direction, program, place, NLM_F_EXCL)?;
-    remove_others(device, direction, &found, place)
+    add(device, direction, Role::Edge, program, place, NLM_F_EXCL)?;
+    remove_others(device, direction, Role::Edge, &found, place)
 }
 
 /// Whether our filter with this program is there, and comes first.
 pub(super) fn standing(device: u32, direction: Direction, own: u32) -> io::Result<Standing> {
     let found = list(device, direction)?;
-    Ok(match found.iter().position(|filter| filter.is_ours() && filter.program == Some(own)) {
+    Ok(match found.iter().position(|filter| filter.plays(Role::Edge) && filter.program == Some(own)) {
         Some(0) => Standing::First,
         Some(_) => Standing::Behind,
         None => Standing::Missing,
@@ -151,14 +176,22 @@ fn leads(found: &[Filter], (priority, _): (u16, u32)) -> bool {
     found.iter().all(|filter| filter.chain != 0 || filter.priority >= priority)
 }
 
-fn remove_others(device: u32, direction: Direction, found: &[Filter], place: (u16, u32)) -> io::Result<()> {
-    let others = found.iter().filter(|filter| filter.is_ours() && (filter.priority, filter.handle) != place);
+fn remove_others(
+    device: u32,
+    direction: Direction,
+    role: Role,
+    found: &[Filter],
+    place: (u16, u32),
+) -> io::Result<()> {
+    let others =
+        found.iter().filter(|filter| filter.plays(role) && (filter.priority, filter.handle) != place);
     others.into_iter().try_for_each(|filter| remove_filter(device, direction, filter))
 }
 
 fn add(
     device: u32,
     direction: Direction,
+    role: Role,
     program: &OwnedFd,
     (priority, handle): (u16, u32),
     flags: u16,
@@ -169,7 +202,7 @@ fn add(
         TcAttribute::Kind(TcFilterBpf::KIND.to_owned()),
         TcAttribute::Options(vec![
             option(TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned())),
-            option(TcFilterBpfOption::ProgName(NAME.to_owned())),
+            option(TcFilterBpfOption::ProgName(role.name().to_owned())),
             option(TcFilterBpfOption::Flags(TcBpfFlags::DirectAction)),
             // No device can carry these programs out.
             option(TcFilterBpfOption::FlagsGeneric(TcU32OptionFlags::SkipHw)),
@@ -205,9 +238,9 @@ fn make_qdisc(device: u32) -> io::Result<bool> {
 }
 
 /// Takes our filters off a device, first what translates forth.
-pub(super) fn remove(device: u32) -> io::Result<()> {
+pub(super) fn remove(device: u32, role: Role) -> io::Result<()> {
     for direction in Direction::BOTH {
-        let ours = filters(device, direction)?.into_iter().filter(Filter::is_ours);
+        let ours = filters(device, direction)?.into_iter().filter(|filter| filter.plays(role));
         ours.into_iter().try_for_each(|filter| remove_filter(device, direction, &filter))?;
     }
     Ok(())
@@ -228,10 +261,10 @@ pub(super) fn has_clsact(device: u32) -> io::Result<bool> {
 }
 
 /// Devices of this network namespace with filters of ours.
-pub(super) fn devices() -> io::Result<Vec<u32>> {
+pub(super) fn devices(role: Role) -> io::Result<Vec<u32>> {
     let has_ours = |device: u32| {
         let mut found = Direction::BOTH.into_iter().filter_map(|direction| filters(device, direction).ok());
-        found.any(|found| found.iter().any(Filter::is_ours))
+        found.any(|found| found.iter().any(|filter| filter.plays(role)))
     };
     Ok(qdiscs()?.into_iter().map(|(device, _)| device).filter(|device| has_ours(*device)).collect())
 }
@@ -283,7 +316,7 @@ mod tests {
     use super::*;
 
     fn filter(priority: u16, kind: &str, handle: u32) -> Filter {
-        let name = if HANDLES.contains(&handle) { NAME } else { "theirs" };
+        let name = if HANDLES.contains(&handle) { "sluice-edge" } else { "theirs" };
         Filter {
             priority,
             handle,
@@ -324,5 +357,7 @@ mod tests {
         assert!(!filter(1, "bpf", 1).is_ours());
         let renamed = Filter { name: "other".to_owned(), ..filter(1, "bpf", *HANDLES.start()) };
         assert!(!renamed.is_ours());
+        let back = Filter { name: "sluice-back".to_owned(), ..filter(1, "bpf", *HANDLES.start()) };
+        assert!(back.is_ours() && back.plays(Role::Back) && !back.plays(Role::Edge));
     }
 }
