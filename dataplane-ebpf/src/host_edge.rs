@@ -7,13 +7,13 @@ use std::ops::Deref;
 use std::vec::Vec;
 
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
-    Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use crate::datapath::edge::header::Header;
 use crate::datapath::edge::{
-    Added, Frame, Hop, Step, Tables, Verdict, Way, again, back, checksum, egress, error, ingress, open,
-    recall, send,
+    Added, Frame, Hop, Step, Tables, Verdict, Way, again, back, checksum, egress, error, fragment, ingress,
+    open, recall, send,
 };
 
 /// Settings of a family of which nothing is known.
@@ -51,6 +51,8 @@ pub struct EdgeTables {
     pub flows_before: RefCell<BTreeMap<FlowKey, Flow>>,
     /// How many entries there is room for in [`EdgeTables::flows`].
     pub room: Cell<usize>,
+    /// Packets whose first fragment has been seen.
+    pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// What clients got.
     pub stays: RefCell<BTreeMap<ClientKey, Stay>>,
     /// What the clock shows.
@@ -77,6 +79,7 @@ impl Default for EdgeTables {
             flows: RefCell::default(),
             flows_before: RefCell::default(),
             room: Cell::new(usize::MAX),
+            fragments: RefCell::default(),
             stays: RefCell::default(),
             seconds: Cell::new(1),
             random: Cell::new(0),
@@ -98,6 +101,7 @@ impl EdgeTables {
                 Step::Open => open(packet, self, at),
                 Step::Send => return send(packet, self, at),
                 Step::Error => return error::incoming(packet, self, at),
+                Step::Fragment => return fragment::incoming(packet, self, at),
             }
         }
     }
@@ -111,6 +115,7 @@ impl EdgeTables {
                 Step::Recall => recall(packet, self, at),
                 Step::Begin => back(packet, self, at),
                 Step::Error => return error::answering(packet, self, at),
+                Step::Fragment => return fragment::incoming(packet, self, at),
                 // Flows are opened where clients come in.
                 Step::Again | Step::Open | Step::Send => return Verdict::Left,
             }
@@ -126,6 +131,7 @@ impl EdgeTables {
                 Step::Recall => recall(packet, self, at),
                 Step::Begin => egress(packet, self, at),
                 Step::Error => return error::outgoing(packet, self, at),
+                Step::Fragment => return fragment::outgoing(packet, self, at),
                 Step::Again | Step::Open | Step::Send => return Verdict::Left,
             }
         }
@@ -226,6 +232,14 @@ impl Tables for EdgeTables {
         self.change(key, |flow| {
             (flow.device, flow.addresses, flow.epoch) = (hop.device, hop.addresses, epoch);
         });
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn stay(&self, key: &ClientKey) -> Option<Stay> {

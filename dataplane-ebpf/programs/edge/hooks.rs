@@ -24,15 +24,17 @@ struct Places {
     error: u32,
     recall: u32,
     begin: u32,
+    fragment: u32,
 }
 
 /// A place that nobody has.
 const NONE: u32 = u32::MAX;
-const IN: Places = Places { again: 0, open: 9, send: 2, error: 4, recall: 11, begin: 16 };
-const IN_BARE: Places = Places { again: 1, open: 10, send: 3, error: 5, recall: 12, begin: 17 };
-const OUT: Places = Places { again: NONE, open: NONE, send: NONE, error: 6, recall: 13, begin: 18 };
-const OUT_BARE: Places = Places { error: 7, recall: 14, begin: 19, ..OUT };
-const BACK: Places = Places { error: 8, recall: 15, begin: 20, ..OUT };
+const IN: Places = Places { again: 0, open: 9, send: 2, error: 4, recall: 11, begin: 16, fragment: 21 };
+const IN_BARE: Places = Places { again: 1, open: 10, send: 3, error: 5, recall: 12, begin: 17, fragment: 22 };
+const OUT: Places =
+    Places { again: NONE, open: NONE, send: NONE, error: 6, recall: 13, begin: 18, fragment: 23 };
+const OUT_BARE: Places = Places { error: 7, recall: 14, begin: 19, fragment: 24, ..OUT };
+const BACK: Places = Places { error: 8, recall: 15, begin: 20, fragment: 21, ..OUT };
 
 #[classifier]
 fn edge_in(ctx: TcContext) -> i32 {
@@ -151,6 +153,26 @@ fn edge_error_out_bare(ctx: TcContext) -> i32 {
     answer(edge::error::outgoing(&mut Skb::new(&ctx, 0), &Maps, 0))
 }
 
+#[classifier]
+fn edge_fragment_in(ctx: TcContext) -> i32 {
+    answer(edge::fragment::incoming(&mut Skb::new(&ctx, ETHERNET), &Maps, ETHERNET))
+}
+
+#[classifier]
+fn edge_fragment_in_bare(ctx: TcContext) -> i32 {
+    answer(edge::fragment::incoming(&mut Skb::new(&ctx, 0), &Maps, 0))
+}
+
+#[classifier]
+fn edge_fragment_out(ctx: TcContext) -> i32 {
+    answer(edge::fragment::outgoing(&mut Skb::new(&ctx, ETHERNET), &Maps, ETHERNET))
+}
+
+#[classifier]
+fn edge_fragment_out_bare(ctx: TcContext) -> i32 {
+    answer(edge::fragment::outgoing(&mut Skb::new(&ctx, 0), &Maps, 0))
+}
+
 /// Goes on with another program, if there is more to do. Where that is not in its place, the packet is left alone.
 #[inline(always)]
 fn go_on(ctx: &TcContext, step: Step, places: Places) -> i32 {
@@ -162,6 +184,7 @@ fn go_on(ctx: &TcContext, step: Step, places: Places) -> i32 {
         Step::Open => places.open,
         Step::Send => places.send,
         Step::Error => places.error,
+        Step::Fragment => places.fragment,
     };
     // SAFETY: a program of the same type, or none.
     unsafe { STEPS.tail_call(ctx, place) };

@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, NO_EPOCH,
-    STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, NO_EPOCH, STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use dataplane_ebpf::datapath::edge::frame::{Added, Hop, Tables};
 
@@ -46,6 +46,8 @@ static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
 static FLOWS_BEFORE: HashMap<FlowKey, Flow, 1> = HashMap::new();
 #[btf_map]
 static STAYS: LruHashMap<ClientKey, Stay, 1> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
 #[btf_map]
 static EDGE_COUNTERS: PerCpuArray<u64, { EdgeCounter::ALL.len() }> = PerCpuArray::new();
 /// Programs that others go on with.
@@ -199,6 +201,18 @@ impl Tables for Maps {
                 addr_of_mut!((*flow).epoch).write_volatile(epoch);
             }
         }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: the element may be given to another packet while it is copied. A mixture is no flow's, and no host's.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        // A full map gives up its oldest record; if even that fails, the rest of this packet is nobody's.
+        let _ = FRAGMENTS.insert(key, fragment, 0);
     }
 
     #[inline(always)]

@@ -40,10 +40,12 @@ pub const FLOWS: &str = "FLOWS";
 pub const FLOWS_BEFORE: &str = "FLOWS_BEFORE";
 /// Map of which client had which endpoint: [`ClientKey`] to [`Stay`]. The least recently used goes first.
 pub const STAYS: &str = "STAYS";
+/// Map of answers that come in fragments: [`FragmentKey`] to [`Fragment`]. The least recently used goes first.
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Map of programs that others go on with, in the order of [`STEP_PROGRAMS`].
 pub const STEPS: &str = "STEPS";
 /// Names of these programs. Each place is also a number in `programs/edge/hooks.rs`.
-pub const STEP_PROGRAMS: [&str; 21] = [
+pub const STEP_PROGRAMS: [&str; 25] = [
     "edge_again",
     "edge_again_bare",
     "edge_send",
@@ -65,6 +67,10 @@ pub const STEP_PROGRAMS: [&str; 21] = [
     "edge_out",
     "edge_out_bare",
     "edge_back",
+    "edge_fragment_in",
+    "edge_fragment_in_bare",
+    "edge_fragment_out",
+    "edge_fragment_out_bare",
 ];
 /// Per-CPU event counts, indexed by [`EdgeCounter`].
 pub const EDGE_COUNTERS: &str = "EDGE_COUNTERS";
@@ -185,6 +191,30 @@ abi! {
         pub port: u32,
         /// When its last new flow began: seconds of the monotonic clock.
         pub used: u32,
+    }
+}
+
+abi! {
+    /// What all fragments of one packet bear.
+    pub struct FragmentKey: 40 {
+        /// Who sent them.
+        pub source: Address,
+        /// Whom they are for.
+        pub target: Address,
+        /// The packet's number, as the machine loads its bytes.
+        pub number: u32,
+        /// IP protocol number.
+        pub protocol: u32,
+    }
+}
+
+abi! {
+    /// What they bear then.
+    pub struct Fragment: 32 {
+        /// Their new source.
+        pub source: Address,
+        /// Their new target.
+        pub target: Address,
     }
 }
 

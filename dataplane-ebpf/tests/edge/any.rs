@@ -119,7 +119,9 @@ fn any_world() -> impl Strategy<Value = World> {
 fn each(world: &World, before: &HostPacket) -> Vec<(HostPacket, Verdict)> {
     let verdict = |step: Step| match step {
         Step::Done(verdict) => verdict,
-        Step::Recall | Step::Begin | Step::Again | Step::Open | Step::Send | Step::Error => Verdict::Left,
+        Step::Recall | Step::Begin | Step::Again | Step::Open | Step::Send | Step::Error | Step::Fragment => {
+            Verdict::Left
+        }
     };
     let (tables, at) = (&world.tables, world.at);
     let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 9] = [

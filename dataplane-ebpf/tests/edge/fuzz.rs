@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use dataplane_ebpf::abi::{FORWARD, MASQUERADE};
 use dataplane_ebpf::datapath::edge::header::Header;
-use dataplane_ebpf::datapath::edge::{Frame, Step, Verdict, Way, egress, error, first, ingress, send};
+use dataplane_ebpf::datapath::edge::{
+    Frame, Step, Verdict, Way, again, back, egress, error, fragment, ingress, open, recall, send,
+};
 use dataplane_ebpf::host_edge::HostPacket;
 
 use crate::mutate::{Dice, mend, mutate};
@@ -131,17 +133,28 @@ impl Round {
         let before = self.packet(ip);
         // Messages are told from others before.
         let is_message = |ip: &[u8]| matches!((protocol(ip), header_bytes(ip)), (ICMP, 20) | (ICMPV6, 40));
-        let deeds = if ip.len() >= 20 && is_message(ip) { 6 } else { 4 };
-        for number in 0..deeds {
+        let is_fragment = ingress(&mut before.clone(), &tables, at) == Step::Fragment;
+        let deeds: &[u8] = match ip.len() >= 20 && is_message(ip) {
+            true => &[0, 1, 2, 3, 8, 9, 10, 4, 5, 11],
+            false if is_fragment => &[0, 1, 2, 3, 8, 9, 10, 6, 7],
+            false => &[0, 1, 2, 3, 8, 9, 10],
+        };
+        for number in deeds {
             let mut watched = Watched::new(before.clone());
             let frame = &mut watched;
             let verdict = match number {
                 0 => done(ingress(frame, &tables, at)),
-                1 => done(first(frame, &tables, at)),
+                1 => done(open(frame, &tables, at)),
                 2 => send(frame, &tables, at),
                 3 => done(egress(frame, &tables, at)),
                 4 => error::incoming(frame, &tables, at),
-                _ => error::outgoing(frame, &tables, at),
+                5 => error::outgoing(frame, &tables, at),
+                6 => fragment::incoming(frame, &tables, at),
+                7 => fragment::outgoing(frame, &tables, at),
+                8 => done(again(frame, &tables, at)),
+                9 => done(back(frame, &tables, at)),
+                10 => done(recall(frame, &tables, at)),
+                _ => error::answering(frame, &tables, at),
             };
             check(&before, &watched.packet, verdict, at);
         }
@@ -169,7 +182,9 @@ impl Round {
     /// What the receiver answers comes back to the sender as from whom it had asked.
     fn mirror(&mut self, old: &[u8], new: &[u8]) {
         let kind = self.world.kind;
-        if !matches!(protocol(new), TCP | UDP) || header_bytes(new) != if kind.v6 { 40 } else { 20 } {
+        let is_cut = header_bytes(new) == 20 && word(new, 6) & 0x3fff != 0;
+        if is_cut || !matches!(protocol(new), TCP | UDP) || header_bytes(new) != if kind.v6 { 40 } else { 20 }
+        {
             return;
         }
         let ((asked, named), (from, to)) = (packet::ends(old), packet::ends(new));
@@ -223,7 +238,9 @@ impl Drop for Number {
 fn done(step: Step) -> Verdict {
     match step {
         Step::Done(verdict) => verdict,
-        Step::First | Step::Send | Step::Error => Verdict::Left,
+        Step::Recall | Step::Begin | Step::Again | Step::Open | Step::Send | Step::Error | Step::Fragment => {
+            Verdict::Left
+        }
     }
 }
 
@@ -285,7 +302,13 @@ fn end(ip: &[u8]) -> usize {
 /// Whether a packet is as long as it says, and long enough for what it carries.
 fn covers_its_header(ip: &[u8]) -> bool {
     let start = if ip.first().is_some_and(|first| first >> 4 == 6) { 40 } else { 20 };
-    let least = start + if ip.len() > start && protocol(ip) == TCP { 20 } else { 8 };
+    let carried = match ip.get(start).map(|_| protocol(ip)) {
+        Some(TCP) => 20,
+        // IPv6's header of a fragment, and TCP's.
+        Some(44) => 28,
+        Some(_) | None => 8,
+    };
+    let least = start + carried;
     ip.len() >= least && (least..=ip.len()).contains(&end(ip))
 }
 

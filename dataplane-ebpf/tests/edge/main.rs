@@ -3,6 +3,7 @@
 mod any;
 mod back;
 mod error;
+mod fragment;
 mod fuzz;
 mod grow;
 mod hash;

@@ -36,7 +36,7 @@ impl Dice {
 /// Makes a packet worse in one way, whatever it is. `other`: a packet from which something may be taken.
 pub(crate) fn mutate(dice: &mut Dice, packet: &mut Vec<u8>, other: &[u8]) {
     let (at, length) = (dice.below(packet.len()), packet.len());
-    match dice.below(12) {
+    match dice.below(13) {
         0 => packet.truncate(at),
         1 => packet.extend(vec![dice.byte(); dice.below(40)]),
         2 => change(packet, at, |byte| byte ^ (1 << dice.below(8))),
@@ -51,6 +51,7 @@ pub(crate) fn mutate(dice: &mut Dice, packet: &mut Vec<u8>, other: &[u8]) {
             packet.splice(at..at, inserted);
         }
         10 => turn(packet),
+        11 => cut(dice, packet),
         _ => quote(dice, packet),
     }
 }
@@ -83,6 +84,21 @@ fn change_header(dice: &mut Dice, packet: &mut [u8]) {
     let (at, values) = if is_v6 { *dice.pick(&v6) } else { *dice.pick(&v4) };
     let value = *dice.pick(values);
     change(packet, at, |_| value);
+}
+
+/// A fragment, with one of few numbers.
+fn cut(dice: &mut Dice, packet: &mut Vec<u8>) {
+    let (number, place) =
+        (dice.below(3) as u8, *dice.pick(&[[0x20, 0], [0x20, 1], [0, 1], [0, 0], [0x1f, 0xff]]));
+    match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= 20 => packet[4..8].copy_from_slice(&[0, number, place[0], place[1]]),
+        Some(6) if packet.len() >= 40 => {
+            let [high, low] = (u16::from_be_bytes(place) << 3 | u16::from(place[0] >> 5)).to_be_bytes();
+            let next = std::mem::replace(&mut packet[6], 44);
+            drop(packet.splice(40..40, [next, 0, high, low, 0, 0, 0, number]));
+        }
+        _ => {}
+    }
 }
 
 /// The end of another one behind its own beginning.

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::ops::Deref;
 
 use dataplane_ebpf::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, REPLY,
-    ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, REPLY, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use dataplane_ebpf::datapath::edge::{Added, Hop, Step, Tables, open};
 use dataplane_ebpf::host_edge::EdgeTables;
@@ -69,6 +69,8 @@ impl Tables for Beaten<'_> {
         fn touch(key: &FlowKey, seen: u32, marks: u32);
         fn confirm(key: &FlowKey, list: u32, generation: u32);
         fn keep(key: &FlowKey, hop: &Hop, epoch: u32);
+        fn fragment(key: &FragmentKey) -> Option<Fragment>;
+        fn set_fragment(key: &FragmentKey, fragment: &Fragment);
         fn stay(key: &ClientKey) -> Option<Stay>;
         fn set_stay(key: &ClientKey, stay: &Stay);
         fn seconds() -> u32;

@@ -42,6 +42,24 @@ fn ask(socket: &UdpSocket, bytes: usize) -> Result<String> {
     Ok(echo.name)
 }
 
+/// The answer repeats the question and says more, so that it needs two frames where the question needed one.
+#[test]
+fn an_answer_in_fragments_arrives_whole() {
+    let town = Town::new();
+    let daemon = town.daemon(&town.node, &[]);
+    for pod in [&town.here, &town.there] {
+        town.web(&[pod]);
+        for v6 in FAMILIES {
+            let socket = socket(&town, node_port(&town.node, v6));
+            assert_eq!(ask(&socket, 10).unwrap(), pod.name());
+            let fits = if v6 { 1450 } else { 1470 };
+            assert_eq!(ask(&socket, fits).unwrap(), pod.name(), "v6 {v6}");
+            assert_eq!(ask(&socket, 10).unwrap(), pod.name());
+        }
+    }
+    daemon.no_errors().unwrap();
+}
+
 #[test]
 fn a_question_in_fragments_goes_to_the_endpoint_of_the_small_ones() {
     let town = Town::new();

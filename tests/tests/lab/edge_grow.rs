@@ -2,12 +2,12 @@
 
 use anyhow::ensure;
 use lab::client::{Load, Pace};
-use lab::manifest::{Service, Slice, V4, file};
+use lab::manifest::{Service, Slice, file};
 use lab::{Protocol, wait};
 use serde_json::json;
 
 use crate::edge_crowd::Crowd;
-use crate::stage::PORT;
+use crate::stage::{PORT, V4};
 use crate::stream::Stream;
 use crate::town::{FAMILIES, PATIENCE, Town, edge, node_port, own, wait_seen};
 

@@ -4,8 +4,8 @@ use core::ops::Deref;
 
 use super::header::Header;
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
-    Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 
 /// A packet, from its first byte.
@@ -99,6 +99,10 @@ pub trait Tables {
     fn confirm(&self, key: &FlowKey, list: u32, generation: u32);
     /// Writes down a flow's next hop.
     fn keep(&self, key: &FlowKey, hop: &Hop, epoch: u32);
+    /// What fragments of a packet bear, whose first one has been seen.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Writes that down.
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// What a client got.
     fn stay(&self, key: &ClientKey) -> Option<Stay>;
     /// Writes that down.

@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod error;
+pub mod fragment;
 pub mod frame;
 pub mod hash;
 pub mod header;

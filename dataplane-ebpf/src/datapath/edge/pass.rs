@@ -1,6 +1,7 @@
 //! The sequences for one packet, where it comes into the node and where it leaves it.
 
 use super::error;
+use super::fragment;
 use super::frame::{Added, Frame, Hop, Tables, Way};
 use super::header::{self, Header, TCP, UDP};
 use super::life;
@@ -45,6 +46,8 @@ pub enum Step {
     Send,
     /// [`error`](super::error::incoming).
     Error,
+    /// [`fragment`](super::fragment::incoming).
+    Fragment,
 }
 
 /// Comes into the node. `at`: where the IP header begins; before it stand hardware addresses, or nothing.
@@ -58,14 +61,20 @@ pub fn ingress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step 
     match header::version(frame, at) {
         Some(Version::V4) => match header::read_v4(frame, at, true) {
             Some(header) => known(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V4),
         },
         Some(Version::V6) => match header::read_v6(frame, at, true) {
             Some(header) => known(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V6),
         },
         None => left,
     }
+}
+
+/// What is not read as a whole packet.
+#[inline(always)]
+fn unread(frame: &impl Frame, at: usize, version: Version) -> Step {
+    if fragment::is_one(frame, at, version) { Step::Fragment } else { Step::Done(Verdict::Left) }
 }
 
 /// The short way: a packet of a flow that is written down.
@@ -172,11 +181,11 @@ pub fn back(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     match header::version(frame, at) {
         Some(Version::V4) => match header::read_v4(frame, at, true) {
             Some(header) => answered(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V4),
         },
         Some(Version::V6) => match header::read_v6(frame, at, true) {
             Some(header) => answered(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V6),
         },
         None => left,
     }
@@ -206,7 +215,9 @@ fn answered(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &He
 #[inline(always)]
 pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
-    let Some(header) = header::read(frame, at, true) else { return left };
+    let Some(header) = header::read(frame, at, true) else {
+        return header::version(frame, at).map_or(left, |version| unread(frame, at, version));
+    };
     if header.is_icmp() {
         return if error::reports(&header) { Step::Error } else { left };
     }
@@ -263,7 +274,7 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
 
 /// Writes down what the packet tells of the flow's life: seldom, for every write costs other processors their copy.
 #[inline(always)]
-fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
+pub(super) fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
     let (now, marks) = (tables.seconds(), life::marks(header));
     let news = marks & !flow.marks;
     if news != 0 || now != flow.seen {

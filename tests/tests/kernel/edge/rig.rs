@@ -85,6 +85,7 @@ impl EdgeRig {
             flows: _,
             flows_before: _,
             room: _,
+            fragments: _,
             stays: _,
             seconds: _,
             random: _,
@@ -167,6 +168,7 @@ fn object(flows: u32) -> Ebpf {
         abi::DEVICES,
         abi::BACKED,
         abi::STAYS,
+        abi::FRAGMENTS,
     ] {
         loader.map_max_entries(map, ROOM);
     }

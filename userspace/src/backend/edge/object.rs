@@ -20,6 +20,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
 const STAYS: u32 = 131_072;
+/// Of how many answers in fragments, at once, the rest is expected.
+const FRAGMENTS: u32 = 16_384;
 /// Addresses and devices of a node.
 const OWN: u32 = 4096;
 
@@ -67,6 +69,7 @@ impl Object {
             loader.map_max_entries(map, OWN);
         }
         loader.map_max_entries(abi::FLOWS, grow::entries_of(capacity.flows));
+        loader.map_max_entries(abi::FRAGMENTS, FRAGMENTS);
         loader.map_max_entries(abi::STAYS, STAYS);
         let loaded = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)));
         let ebpf = loaded.inspect_err(|_| grow::take_back(pins))?;
