@@ -500,3 +500,37 @@ fn status_without_a_daemon_shows_what_hangs_where() {
         assert!(gate.opened() > 0, "counts are there, too: {:#}", gate.edge());
     }
 }
+
+#[test]
+fn answers_of_endpoints_here_are_taken_by_filters_too() {
+    let gate = Gate::new();
+    let [.., number] = gate.here.v4().octets();
+    let shown = |what: &str| {
+        gate.tc(&format!("{what} show dev p{number}{}", if what == "filter" { " ingress" } else { "" }))
+    };
+    let mut first = gate.serving(&["--edge=tc", "--forwarding=redirect"]);
+    assert!(shown("filter").contains("sluice-back"), "{}", shown("filter"));
+    let loads = gate.loads();
+    first.kill9().unwrap();
+    let second = gate.daemon(&["--edge=tc", "--forwarding=redirect"]);
+    more(&loads, 60);
+    gate.web(&[&gate.there]);
+    wait::until("the filter to go with the endpoint", PATIENCE, || {
+        ensure!(!shown("filter").contains("sluice"), "{}", shown("filter"));
+        Ok(())
+    })
+    .unwrap();
+    gate.web(&[&gate.here]);
+    assert!(shown("filter").contains("sluice-back"), "{}", shown("filter"));
+    second.no_errors().unwrap();
+    drop(second);
+    let mut third = gate.daemon(&["--edge=tcx", "--forwarding=redirect"]);
+    assert!(!shown("filter").contains("sluice"), "{}", shown("filter"));
+    assert_eq!(gate.edge()["endpointDevices"][0], format!("p{number}"), "{:#}", gate.edge());
+    more(&loads, 60);
+    unharmed(loads);
+    third.terminate().unwrap();
+    assert!(gate.stage.node.sluice(&["cleanup"]).unwrap().status.success());
+    assert!(!shown("qdisc").contains("clsact"), "{}", shown("qdisc"));
+    third.no_errors().unwrap();
+}
