@@ -64,12 +64,12 @@ impl Gate {
     /// Speaks over one socket for each family and both protocols, and returns how many frames never were packets.
     fn speak(&self) -> u64 {
         let before = self.count_of("xdp");
-        self.run(self.loads(), 40);
+        self.run(self.frame_loads(), 40);
         self.count_of("xdp") - before
     }
 
     /// One socket for each.
-    fn loads(&self) -> Vec<Load> {
+    fn frame_loads(&self) -> Vec<Load> {
         let kept = Pace { keep: true, workers: 1, rate: 100.0, ..Pace::default() };
         let both = [Protocol::Tcp, Protocol::Udp];
         let start = |to: SocketAddr| {
@@ -198,7 +198,7 @@ fn nothing_is_lost_while_the_next_hop_changes() {
         );
         batch(node, &lines).unwrap();
     };
-    let loads = gate.loads();
+    let loads = gate.frame_loads();
     loads.iter().for_each(|load| drop(load.more(20).unwrap()));
     let before = gate.count_of("xdp");
     // The other cable's far end takes no frames at first.
@@ -220,7 +220,7 @@ fn it_goes_on_without_a_daemon_and_changes_over_to_the_next_one() {
     let node = gate.stage.node.netns();
     let mut daemon = gate.daemon(&NATIVE);
     gate.web(&[&gate.there]);
-    let loads = gate.loads();
+    let loads = gate.frame_loads();
     loads.iter().for_each(|load| drop(load.more(20).unwrap()));
     for _ in 0..2 {
         let before = gate.count_of("xdp");
@@ -244,7 +244,7 @@ fn off_takes_the_program_away_and_so_does_cleanup() {
     let node = gate.stage.node.netns();
     let mut daemon = gate.daemon(&NATIVE);
     gate.web(&[&gate.there]);
-    let loads = gate.loads();
+    let loads = gate.frame_loads();
     loads.iter().for_each(|load| drop(load.more(20).unwrap()));
     daemon.kill9().unwrap();
     let mut off = gate.daemon(&["--edge=tcx", "--forwarding=redirect", "--xdp=off"]);

@@ -371,7 +371,7 @@ impl Backend for Dataplane {
     }
 
     fn disturbed(&mut self) -> bool {
-        self.edge.follow();
+        self.edge.watch();
         if let Ok(nft) = &self.nft {
             self.edge.grow(|| nft.shares());
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
+use crate::backend::edge::{HookChoice, HookKind};
 use crate::backend::{edge, nft};
 
 /// Fewest and most flows that there is room for.
@@ -19,8 +20,12 @@ pub enum Choice {
     /// None: nftables serves callers from outside.
     #[default]
     Off,
+    /// On devices: by TCX where the kernel has it, else by tc.
+    Auto,
     /// On the TCX hooks of devices.
     Tcx,
+    /// On devices as tc filters.
+    Tc,
 }
 
 /// How packets go on from the edge.
@@ -105,7 +110,13 @@ const ABOVE_NODE_PORTS: u16 = 32_768;
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
-        let forwarding = (self.edge == Choice::Tcx).then(|| self.ways())?;
+        let hooks = match self.edge {
+            Choice::Off => return None,
+            Choice::Auto => HookChoice::Auto,
+            Choice::Tcx => HookChoice::Only(HookKind::Tcx),
+            Choice::Tc => HookChoice::Only(HookKind::Tc),
+        };
+        let forwarding = self.ways();
         let usual = || {
             let [first, most] = PARTS.map(edge::flows_within);
             first..=most
@@ -113,6 +124,7 @@ impl Flags {
         let flows = self.edge_flows.clone().unwrap_or_else(usual);
         Some(edge::Settings {
             pin_dir: pin_dir.to_owned(),
+            hooks,
             capacity: edge::Capacity { services, slots, flows: *flows.start(), most_flows: *flows.end() },
             devices: self.devices.clone(),
             redirect: forwarding.redirect,

@@ -125,6 +125,14 @@ impl Object {
         self.fd(name)?.as_fd().try_clone_to_owned().map_err(|source| unkept(name, source))
     }
 
+    /// The same program once more. Descriptors of maps are in its instructions, so all of these must still be open.
+    pub(super) fn copy(&mut self, name: &'static str) -> Result<OwnedFd, BackendError> {
+        // The one before lives on where it hangs, and with whoever has a handle to it.
+        self.program(name)?.unload().map_err(|error| refused(name, error))?;
+        self.load_program(name)?;
+        self.handle(name)
+    }
+
     /// Takes a map out, to be written to.
     pub(super) fn table<K: Pod, V: Pod>(&mut self, name: &'static str) -> Result<Table<K, V>, BackendError> {
         Table::new(name, self.data(name)?)
