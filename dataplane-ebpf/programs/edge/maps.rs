@@ -34,12 +34,16 @@ static OWN_ADDRESSES: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static DEVICES: HashMap<u32, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
+static BACKED: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
 static SIDES: Array<Side, 2> = Array::new();
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
 /// All of it is there from the beginning: memory that is asked for with a flow's first packet takes a third of its time.
 #[btf_map]
 static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
+#[btf_map]
+static FLOWS_BEFORE: HashMap<FlowKey, Flow, 1> = HashMap::new();
 #[btf_map]
 static STAYS: LruHashMap<ClientKey, Stay, 1> = LruHashMap::new();
 #[btf_map]
@@ -107,6 +111,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn backed(&self, address: &Address) -> bool {
+        // SAFETY: as for FRONTENDS.
+        unsafe { BACKED.get(address) }.is_some()
+    }
+
+    #[inline(always)]
     fn side(&self, place: u32) -> Option<&Side> {
         // SAFETY: an array's place is there for as long as the map. What is read of two writes lasts for one packet.
         SIDES.get_ptr(place).map(|place| unsafe { &*place })
@@ -123,6 +133,18 @@ impl Tables for Maps {
         // SAFETY: what other processors write meanwhile is either of: time, marks, next hop. Each is whole. The element is
         // not freed before the program ends; if it is used again at once, this packet goes where the next flow's go.
         unsafe { FLOWS.get(key) }
+    }
+
+    #[inline(always)]
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
+        // SAFETY: nothing is written to this map any more. The element is not freed before the program ends.
+        unsafe { FLOWS_BEFORE.get(key) }
+    }
+
+    #[inline(always)]
+    fn forget_before(&self, key: &FlowKey) {
+        // What is not there is as good as removed.
+        let _ = FLOWS_BEFORE.remove(key);
     }
 
     #[inline(always)]

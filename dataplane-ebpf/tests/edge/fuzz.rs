@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dataplane_ebpf::abi::{FORWARD, MASQUERADE};
 use dataplane_ebpf::datapath::edge::header::Header;
 use dataplane_ebpf::datapath::edge::{
-    Frame, Step, Verdict, Way, egress, error, first, fragment, ingress, send,
+    Frame, Step, Verdict, Way, again, back, egress, error, fragment, ingress, open, recall, send,
 };
 use dataplane_ebpf::host_edge::HostPacket;
 
@@ -135,22 +135,26 @@ impl Round {
         let is_message = |ip: &[u8]| matches!((protocol(ip), header_bytes(ip)), (ICMP, 20) | (ICMPV6, 40));
         let is_fragment = ingress(&mut before.clone(), &tables, at) == Step::Fragment;
         let deeds: &[u8] = match ip.len() >= 20 && is_message(ip) {
-            true => &[0, 1, 2, 3, 4, 5],
-            false if is_fragment => &[0, 1, 2, 3, 6, 7],
-            false => &[0, 1, 2, 3],
+            true => &[0, 1, 2, 3, 8, 9, 10, 4, 5, 11],
+            false if is_fragment => &[0, 1, 2, 3, 8, 9, 10, 6, 7],
+            false => &[0, 1, 2, 3, 8, 9, 10],
         };
         for number in deeds {
             let mut watched = Watched::new(before.clone());
             let frame = &mut watched;
             let verdict = match number {
                 0 => done(ingress(frame, &tables, at)),
-                1 => done(first(frame, &tables, at)),
+                1 => done(open(frame, &tables, at)),
                 2 => send(frame, &tables, at),
                 3 => done(egress(frame, &tables, at)),
                 4 => error::incoming(frame, &tables, at),
                 5 => error::outgoing(frame, &tables, at),
                 6 => fragment::incoming(frame, &tables, at),
-                _ => fragment::outgoing(frame, &tables, at),
+                7 => fragment::outgoing(frame, &tables, at),
+                8 => done(again(frame, &tables, at)),
+                9 => done(back(frame, &tables, at)),
+                10 => done(recall(frame, &tables, at)),
+                _ => error::answering(frame, &tables, at),
             };
             check(&before, &watched.packet, verdict, at);
         }
@@ -234,7 +238,9 @@ impl Drop for Number {
 fn done(step: Step) -> Verdict {
     match step {
         Step::Done(verdict) => verdict,
-        Step::First | Step::Send | Step::Error | Step::Fragment => Verdict::Left,
+        Step::Recall | Step::Begin | Step::Again | Step::Open | Step::Send | Step::Error | Step::Fragment => {
+            Verdict::Left
+        }
     }
 }
 

@@ -33,14 +33,14 @@ const FIRST_PORT: u16 = 2000;
 
 /// Clients without number, none of whom is really there: their datagrams are put into the node that asks, and what comes for
 /// them is seen there.
-struct Crowd {
+pub(crate) struct Crowd {
     mouth: OwnedFd,
     ears: OwnedFd,
     to: SocketAddrV4,
 }
 
 impl Crowd {
-    fn new(town: &Town) -> Self {
+    pub(crate) fn new(town: &Town) -> Self {
         let via = format!("route add 172.20.0.0/16 via {} dev n3\n", town.asker.v4());
         batch(town.stage.lab.wire().netns(), &via).unwrap();
         batch(town.asker.netns(), "route add blackhole 172.20.0.0/16\n").unwrap();
@@ -56,7 +56,7 @@ impl Crowd {
     }
 
     /// Who answers each flow. A datagram that is lost is sent again.
-    fn ask(&self, flows: impl Iterator<Item = u32>) -> BTreeMap<u32, String> {
+    pub(crate) fn ask(&self, flows: impl Iterator<Item = u32>) -> BTreeMap<u32, String> {
         let all: Vec<u32> = flows.collect();
         let mut answers = BTreeMap::new();
         for window in all.chunks(WINDOW) {

@@ -14,6 +14,7 @@ mod edge_addresses;
 mod edge_crowd;
 mod edge_devices;
 mod edge_frames;
+mod edge_grow;
 mod edge_long;
 mod edge_nodes;
 mod edge_roads;

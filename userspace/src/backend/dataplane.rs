@@ -371,8 +371,11 @@ impl Backend for Dataplane {
     }
 
     fn disturbed(&mut self) -> bool {
-        let edge = self.edge.disturbed();
-        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed) || edge
+        self.edge.follow();
+        if let Ok(nft) = &self.nft {
+            self.edge.grow(|| nft.shares());
+        }
+        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed)
     }
 
     fn tend(&mut self) {
@@ -384,7 +387,7 @@ impl Backend for Dataplane {
             self.catch_up();
         }
         if let Ok(nft) = &self.nft {
-            self.edge.tend(nft.shares());
+            self.edge.tend(|| nft.shares());
         }
         self.release();
     }

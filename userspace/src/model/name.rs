@@ -1,5 +1,6 @@
 //! What things are called: Services, their ports, protocols and address families.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -46,6 +47,23 @@ pub struct ServicePortName {
     pub protocol: Protocol,
     /// The family of its addresses and endpoints.
     pub family: Family,
+}
+
+impl ServicePortName {
+    /// What a collection has of one Service, without a look at the others.
+    pub fn all_of<'a, T>(
+        all: &'a BTreeMap<Self, T>,
+        service: &'a ServiceName,
+    ) -> impl Iterator<Item = (&'a Self, &'a T)> {
+        // No name of this Service comes before it.
+        let first = Self {
+            service: service.clone(),
+            port: Arc::from(""),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        all.range(first..).take_while(move |(name, _)| name.service == *service)
+    }
 }
 
 /// The text is no protocol.

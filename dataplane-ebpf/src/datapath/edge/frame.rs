@@ -77,12 +77,18 @@ pub trait Tables {
     fn own(&self, address: &Address) -> Option<u32>;
     /// Whether a device has our programs.
     fn covers(&self, device: u32) -> bool;
+    /// Whether answers of an endpoint on this node come in by a device with our program for them.
+    fn backed(&self, address: &Address) -> bool;
     /// What is the same for all flows of a family.
     fn side(&self, place: u32) -> Option<&Side>;
     /// The routes' epoch.
     fn epoch(&self) -> u32;
     /// A flow.
     fn flow(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
+    /// A flow that has not been brought to this table yet.
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
+    /// Takes one away from where such flows are.
+    fn forget_before(&self, key: &FlowKey);
     /// Writes a new flow.
     fn add(&self, key: &FlowKey, flow: &Flow) -> Added;
     /// Ends one.

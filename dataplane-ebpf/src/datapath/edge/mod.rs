@@ -12,4 +12,4 @@ mod pass;
 pub mod rewrite;
 
 pub use frame::{Added, Frame, Hop, Tables, Way};
-pub use pass::{Step, Verdict, egress, first, ingress, send};
+pub use pass::{Step, Verdict, again, back, egress, ingress, open, recall, send};

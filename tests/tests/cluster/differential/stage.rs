@@ -119,8 +119,10 @@ impl Stage {
 
     /// Waits until every node agrees with its plan, and fails with all differences if they do not.
     pub(super) fn agree(&mut self, when: &str) {
-        let (mut report, end) = (String::new(), Instant::now() + PATIENCE);
+        let mut report = String::new();
         for side in &mut self.sides {
+            // Each has its own time: one that is slow takes none from those behind it.
+            let end = Instant::now() + PATIENCE;
             let left = until_empty(end, || side.differences(&self.kubeconfig)).expect("both sides");
             let lines: String = left.iter().map(|one| format!("  {one}\n")).collect();
             if !lines.is_empty() {

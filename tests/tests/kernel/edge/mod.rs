@@ -7,7 +7,7 @@ mod mutate;
 mod node;
 mod rig;
 
-use dataplane_ebpf::abi::Flow;
+use dataplane_ebpf::abi::{Flow, TRUSTS_STACK};
 use dataplane_ebpf::datapath::edge::{Verdict, Way};
 use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
 
@@ -43,7 +43,8 @@ impl Twins {
 
     /// One packet of the dice comes in or leaves, in both worlds.
     fn step(&mut self) {
-        let (ip, out) = (self.drafts.throw(), self.drafts.below(2));
+        let hooks = if self.at == ETHERNET { 3 } else { 2 };
+        let (ip, out) = (self.drafts.throw(), self.drafts.below(hooks));
         self.pass(ip, out);
     }
 
@@ -53,7 +54,11 @@ impl Twins {
         let (returned, bytes) = self.rig.run(hook, &frame);
         let mut packet =
             HostPacket { way: Way::To(HOP), way_back: Some(HOP.device), ..HostPacket::new(frame.clone()) };
-        let deed = if out == 1 { EdgeTables::go_out } else { EdgeTables::come_in };
+        let deed = match out {
+            0 => EdgeTables::come_in,
+            1 => EdgeTables::go_out,
+            _ => EdgeTables::come_back,
+        };
         let verdict = deed(&self.tables, &mut packet, self.at);
         let (expected, place) = match verdict {
             Verdict::Left => (NEXT, 0),
@@ -146,6 +151,17 @@ fn edge_packets_past_the_stack_fare_as_on_the_host() {
 }
 
 #[test]
+fn edge_packets_to_endpoints_here_that_are_backed_and_not_fare_as_on_the_host() {
+    let mut twins = Twins::new(true, ETHERNET, 4096, 6);
+    for side in &mut twins.tables.sides {
+        side.forwarding &= !TRUSTS_STACK;
+    }
+    twins.rig.fill(&twins.tables);
+    twins.run(1000);
+    assert!(twins.given.iter().all(|times| *times > 10), "{:?}", twins.given);
+}
+
+#[test]
 fn edge_packets_through_the_stack_fare_as_on_the_host() {
     let mut twins = Twins::new(false, ETHERNET, 4096, 2);
     twins.run(1500);
@@ -162,7 +178,7 @@ fn edge_packets_without_hardware_addresses_fare_as_on_the_host() {
 #[test]
 fn edge_packets_of_a_full_table_fare_as_on_the_host() {
     let mut twins = Twins::new(true, ETHERNET, 24, 4);
-    twins.run(600);
+    twins.run(1000);
     let counted = twins.tables.counted.borrow();
     assert!(
         counted.get(&dataplane_ebpf::abi::EdgeCounter::TableFull).is_some_and(|times| *times > 10),
@@ -181,7 +197,11 @@ fn edge_checksums_of_zero_and_all_ones_come_out_as_on_the_host() {
         twins.pass(talk.packet(64, |tcp| tcp.syn(), &[]), 0);
         for payload in 0..=u16::MAX {
             let forth = talk.packet(64, |tcp| tcp.ack(1), &payload.to_be_bytes());
-            let mut packet = HostPacket { way: Way::To(HOP), ..HostPacket::new(framed(&forth)) };
+            let mut packet = HostPacket {
+                way: Way::To(HOP),
+                way_back: Some(HOP.device),
+                ..HostPacket::new(framed(&forth))
+            };
             let verdict = twins.tables.clone().come_in(&mut packet, ETHERNET);
             assert_eq!(verdict, Verdict::Redirected);
             let after = checksum(v6, protocol, &packet.bytes[ETHERNET..]);

@@ -3,14 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use dataplane_ebpf::abi::ServiceKey;
 
 use super::image::{self, Entries, Numbers, Plan};
 use crate::backend::Wanted;
 use crate::desired::ServicePort;
-use crate::model::{Family, Protocol, ServiceName, ServicePortName};
+use crate::model::{ServiceName, ServicePortName};
 
 /// By service port.
 pub(super) type Ports = BTreeMap<ServicePortName, Entries>;
@@ -78,7 +77,8 @@ impl Books {
         let nothing = Entries::default();
         for (service, ports) in wanted {
             let renamed = self.renamed(service, ports);
-            let gone = names_of(&self.have, service)
+            let gone = ServicePortName::all_of(&self.have, service)
+                .map(|(name, _)| name)
                 .filter(|name| !ports.contains_key(name) && !renamed.values().any(|before| before == *name));
             image.extend(gone.map(|name| Change::none(name.clone())));
             for (name, want) in ports {
@@ -99,9 +99,9 @@ impl Books {
         service: &ServiceName,
         ports: &BTreeMap<ServicePortName, ServicePort>,
     ) -> BTreeMap<ServicePortName, ServicePortName> {
-        let mut gone: Ports = names_of(&self.have, service)
-            .filter(|name| !ports.contains_key(name))
-            .filter_map(|name| Some((name.clone(), self.have.get(name)?.clone())))
+        let mut gone: Ports = ServicePortName::all_of(&self.have, service)
+            .filter(|(name, _)| !ports.contains_key(name))
+            .map(|(name, entries)| (name.clone(), entries.clone()))
             .collect();
         let mut renamed = BTreeMap::new();
         for (name, want) in ports {
@@ -208,17 +208,6 @@ impl Change {
 
 fn sizes(entries: &Entries) -> [usize; 3] {
     [entries.slots.len(), entries.members.len(), entries.backends.len()]
-}
-
-/// Service ports of one Service.
-fn names_of<'a>(have: &'a Ports, service: &'a ServiceName) -> impl Iterator<Item = &'a ServicePortName> {
-    let first = ServicePortName {
-        service: service.clone(),
-        port: Arc::from(""),
-        protocol: Protocol::Tcp,
-        family: Family::V4,
-    };
-    have.range(first..).map(|(name, _)| name).take_while(move |name| name.service == *service)
 }
 
 #[cfg(test)]

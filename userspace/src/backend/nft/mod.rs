@@ -63,13 +63,15 @@ const READ_AGAIN: u32 = 2;
 /// docs/nftables.md for who uses which.
 pub const NOTRACK_BIT: u32 = 15;
 
-/// Bits of the packet mark.
+/// What the tables share with others on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// Set from the choice of an endpoint until the source has been translated.
     pub masquerade: u32,
     /// Set by whoever wants connection tracking to leave a packet alone.
     pub notrack: u32,
+    /// First and last port for masqueraded flows, where others have the rest.
+    pub ports: Option<[u16; 2]>,
 }
 
 /// What the packet filter holds of ours, for people.
@@ -395,7 +397,7 @@ impl Nft {
 
     fn layout(&self, family: Family) -> Layout {
         let context = self.context.family(family).clone();
-        Layout { family, context, bit: self.marks.masquerade, clients: self.clients }
+        Layout { family, context, bit: self.marks.masquerade, ports: self.marks.ports, clients: self.clients }
     }
 
     fn find_or_make(&mut self, layout: Layout, anew: bool, batch: &mut Batch) -> Result<Table, BackendError> {
@@ -547,20 +549,44 @@ fn found(socket: &mut Socket) -> Result<Vec<(Family, &'static str)>, BackendErro
 
 /// Tables of others that must see both directions of what this node forwards: those that filter it, and those that
 /// masquerade it. Of a flow whose first packet they have not seen they take an answer for a new flow.
-pub fn others_on_the_way() -> std::io::Result<Vec<String>> {
-    /// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`, with the type of chains that counts there.
-    const HOOKS: [(u32, Option<&str>); 2] = [(2, None), (4, Some("nat"))];
+pub fn others_on_the_way() -> std::io::Result<Others> {
+    /// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`.
+    const FORWARD: u32 = 2;
+    const POST_ROUTING: u32 = 4;
     let mut socket = Socket::open()?;
-    let mut all = BTreeSet::new();
+    let mut others = Others { filters: legacy("filter"), masquerades: legacy("nat") };
     for (family, word) in [(wire::Tables::Ip, "ip"), (wire::Tables::Ip6, "ip6"), (wire::Tables::Inet, "inet")]
     {
-        for (hook, kind) in HOOKS {
+        let mut find = |hook, kind| -> std::io::Result<Vec<String>> {
             let tables = kernel::tables_on(&mut socket, family, hook, kind)?;
             let others = tables.into_iter().filter(|table| !NAMES.contains(&&**table));
-            all.extend(others.map(|table| format!("{word} {table}")));
-        }
+            Ok(others.map(|table| format!("{word} {table}")).collect())
+        };
+        others.filters.extend(find(FORWARD, None)?);
+        others.masquerades.extend(find(POST_ROUTING, Some("nat"))?);
     }
-    Ok(all.into_iter().collect())
+    Ok(others)
+}
+
+/// Tables that are not ours and that forwarded packets meet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// With chains where packets are forwarded.
+    pub filters: Vec<String>,
+    /// With chains that may give packets another source.
+    pub masquerades: Vec<String>,
+}
+
+/// The older iptables, which nf_tables does not list: whether this network namespace has such a table of theirs.
+fn legacy(table: &str) -> Vec<String> {
+    const LISTS: [(&str, &str); 2] =
+        [("/proc/net/ip_tables_names", "iptables"), ("/proc/net/ip6_tables_names", "ip6tables")];
+    let has = |(path, word): (&str, &str)| {
+        // Without the kernel's module there is no such file.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().any(|name| name == table).then(|| format!("{word} {table}"))
+    };
+    LISTS.into_iter().filter_map(has).collect()
 }
 
 /// What there is of ours, without the daemon.
@@ -575,7 +601,7 @@ pub fn report_found() -> Result<Report, BackendError> {
 
 /// Chains that should hang on hooks.
 fn hook_names() -> BTreeSet<String> {
-    chains::base(0).into_iter().map(|(name, ..)| name.to_owned()).collect()
+    chains::base(0, None).into_iter().map(|(name, ..)| name.to_owned()).collect()
 }
 
 fn image<'a>(ports: impl Iterator<Item = (&'a ServicePortName, &'a ServicePort)>) -> Image {
@@ -659,7 +685,8 @@ pub fn ruleset(
     let ranges: Vec<IpNet> = cluster_ranges.iter().copied().collect();
     let table = |family| {
         let context = context.family(family).clone();
-        let layout = Layout { family, context, bit: marks.masquerade, clients: AFFINITY_CLIENTS };
+        let layout =
+            Layout { family, context, bit: marks.masquerade, ports: marks.ports, clients: AFFINITY_CLIENTS };
         text::table(&layout, NAMES[0], &image, &ranges)
     };
     let families = [Family::V4, Family::V6].map(table);
