@@ -84,6 +84,9 @@ fn flows(text: &str) -> Result<RangeInclusive<u32>, String> {
     Ok(first..=most)
 }
 
+/// The API server gives node ports below this, if it is not told otherwise: an answer to one of them would be taken for a question.
+const ABOVE_NODE_PORTS: u16 = 32_768;
+
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
@@ -106,7 +109,8 @@ impl Flags {
     /// Ports that nftables may masquerade with beside the edge layer: of those that are not the layer's own, the longer range.
     pub fn ports_for_others(&self) -> Option<[u16; 2]> {
         let (first, last) = (*self.snat_ports.start(), *self.snat_ports.end());
-        let ranges = [[1024, first.saturating_sub(1)], [last.saturating_add(1), u16::MAX]];
+        let ranges =
+            [[1024, first.saturating_sub(1)], [last.saturating_add(1).max(ABOVE_NODE_PORTS), u16::MAX]];
         let longest = ranges.into_iter().max_by_key(|[first, last]| last.saturating_sub(*first))?;
         (self.edge != Choice::Off && longest[0] < longest[1]).then_some(longest)
     }
@@ -155,9 +159,9 @@ mod tests {
     #[test]
     fn nftables_masquerades_with_ports_that_the_edge_layer_does_not_have() {
         check(Choice::Off, 1024..=29_999, None);
-        check(Choice::Tcx, 1024..=29_999, Some([30_000, 65_535]));
+        check(Choice::Tcx, 1024..=29_999, Some([32_768, 65_535]));
         check(Choice::Tcx, 40_000..=65_535, Some([1024, 39_999]));
-        check(Choice::Tcx, 20_000..=30_000, Some([30_001, 65_535]));
+        check(Choice::Tcx, 20_000..=30_000, Some([32_768, 65_535]));
         check(Choice::Tcx, 1..=65_535, None);
     }
 

@@ -15,6 +15,8 @@ const VERDICT_REGISTER: u32 = 0;
 const NAT_ADDRESS_AND_PORT: u32 = 0x3;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const FULLY_RANDOM: u32 = 0x10;
+/// `NF_NAT_RANGE_PROTO_SPECIFIED`.
+const PORTS: u32 = 2;
 /// `NFT_CT_STATUS`.
 const CT_STATUS: u32 = 2;
 /// `NFT_NG_RANDOM`.
@@ -181,7 +183,7 @@ impl Expression<'_> {
                 data.number(7, NAT_ADDRESS_AND_PORT);
             }
             Self::Masquerade { ports } => {
-                data.number(1, FULLY_RANDOM);
+                data.number(1, FULLY_RANDOM | if ports.is_some() { PORTS } else { 0 });
                 for (attribute, from) in (2..).zip(ports.into_iter().flatten()) {
                     data.number(attribute, register(*from));
                 }
