@@ -7,17 +7,18 @@ use std::ops::Deref;
 use std::vec::Vec;
 
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
-    Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use crate::datapath::edge::header::Header;
 use crate::datapath::edge::{
-    Added, Frame, Hop, Step, Tables, Verdict, Way, checksum, egress, error, first, ingress, send,
+    Added, Frame, Hop, Step, Tables, Verdict, Way, again, back, checksum, egress, error, fragment, ingress,
+    open, recall, send,
 };
 
 /// Settings of a family of which nothing is known.
 pub const NO_SIDE: Side =
-    Side { own: [0; 4], pods: [0; 4], pods_mask: [0; 4], first_port: 0, ports: 0, redirect: 0 };
+    Side { own: [0; 4], pods: [0; 4], pods_mask: [0; 4], first_port: 0, ports: 0, forwarding: 0 };
 /// What an array of lists holds where nobody has written.
 const NO_LIST: ListState = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
 
@@ -38,14 +39,20 @@ pub struct EdgeTables {
     pub own: BTreeMap<Address, u32>,
     /// Devices with our programs.
     pub devices: BTreeSet<u32>,
+    /// Endpoints on the node whose answers come in by a device with our program for them.
+    pub backed: BTreeSet<Address>,
     /// What is the same for all flows, by family.
     pub sides: [Side; 2],
     /// The routes' epoch.
     pub epoch: Cell<u32>,
     /// Flows, both directions.
     pub flows: RefCell<BTreeMap<FlowKey, Flow>>,
+    /// Flows that have not been brought over yet.
+    pub flows_before: RefCell<BTreeMap<FlowKey, Flow>>,
     /// How many entries there is room for in [`EdgeTables::flows`].
     pub room: Cell<usize>,
+    /// Packets whose first fragment has been seen.
+    pub fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
     /// What clients got.
     pub stays: RefCell<BTreeMap<ClientKey, Stay>>,
     /// What the clock shows.
@@ -66,10 +73,13 @@ impl Default for EdgeTables {
             sources: BTreeSet::new(),
             own: BTreeMap::new(),
             devices: BTreeSet::new(),
+            backed: BTreeSet::new(),
             sides: [NO_SIDE; 2],
             epoch: Cell::new(1),
             flows: RefCell::default(),
+            flows_before: RefCell::default(),
             room: Cell::new(usize::MAX),
+            fragments: RefCell::default(),
             stays: RefCell::default(),
             seconds: Cell::new(1),
             random: Cell::new(0),
@@ -81,22 +91,49 @@ impl Default for EdgeTables {
 impl EdgeTables {
     /// A packet comes into the node: all steps, as the programs go through them.
     pub fn come_in(&self, packet: &mut HostPacket, at: usize) -> Verdict {
-        match ingress(packet, self, at) {
-            Step::Done(verdict) => verdict,
-            Step::First => match first(packet, self, at) {
-                Step::Done(verdict) => verdict,
-                Step::Send | Step::First | Step::Error => send(packet, self, at),
-            },
-            Step::Send => send(packet, self, at),
-            Step::Error => error::incoming(packet, self, at),
+        let mut step = ingress(packet, self, at);
+        loop {
+            step = match step {
+                Step::Done(verdict) => return verdict,
+                Step::Recall => recall(packet, self, at),
+                Step::Begin => ingress(packet, self, at),
+                Step::Again => again(packet, self, at),
+                Step::Open => open(packet, self, at),
+                Step::Send => return send(packet, self, at),
+                Step::Error => return error::incoming(packet, self, at),
+                Step::Fragment => return fragment::incoming(packet, self, at),
+            }
+        }
+    }
+
+    /// A packet comes in by a device behind which endpoints are.
+    pub fn come_back(&self, packet: &mut HostPacket, at: usize) -> Verdict {
+        let mut step = back(packet, self, at);
+        loop {
+            step = match step {
+                Step::Done(verdict) => return verdict,
+                Step::Recall => recall(packet, self, at),
+                Step::Begin => back(packet, self, at),
+                Step::Error => return error::answering(packet, self, at),
+                Step::Fragment => return fragment::incoming(packet, self, at),
+                // Flows are opened where clients come in.
+                Step::Again | Step::Open | Step::Send => return Verdict::Left,
+            }
         }
     }
 
     /// A packet leaves the node.
     pub fn go_out(&self, packet: &mut HostPacket, at: usize) -> Verdict {
-        match egress(packet, self, at) {
-            Step::Done(verdict) => verdict,
-            Step::Error | Step::First | Step::Send => error::outgoing(packet, self, at),
+        let mut step = egress(packet, self, at);
+        loop {
+            step = match step {
+                Step::Done(verdict) => return verdict,
+                Step::Recall => recall(packet, self, at),
+                Step::Begin => egress(packet, self, at),
+                Step::Error => return error::outgoing(packet, self, at),
+                Step::Fragment => return fragment::outgoing(packet, self, at),
+                Step::Again | Step::Open | Step::Send => return Verdict::Left,
+            }
         }
     }
 
@@ -137,6 +174,10 @@ impl Tables for EdgeTables {
         self.devices.contains(&device)
     }
 
+    fn backed(&self, address: &Address) -> bool {
+        self.backed.contains(address)
+    }
+
     fn side(&self, place: u32) -> Option<&Side> {
         self.sides.get(place as usize)
     }
@@ -148,6 +189,14 @@ impl Tables for EdgeTables {
     fn flow(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
         // A copy: whoever looks at it may change the table meanwhile.
         self.flows.borrow().get(key).map(|flow| Box::new(*flow))
+    }
+
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
+        self.flows_before.borrow().get(key).map(|flow| Box::new(*flow))
+    }
+
+    fn forget_before(&self, key: &FlowKey) {
+        self.flows_before.borrow_mut().remove(key);
     }
 
     fn add(&self, key: &FlowKey, flow: &Flow) -> Added {
@@ -183,6 +232,14 @@ impl Tables for EdgeTables {
         self.change(key, |flow| {
             (flow.device, flow.addresses, flow.epoch) = (hop.device, hop.addresses, epoch);
         });
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
     }
 
     fn stay(&self, key: &ClientKey) -> Option<Stay> {

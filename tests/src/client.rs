@@ -67,9 +67,7 @@ impl Pod {
 
     /// Asks once and waits no longer than this for an answer.
     pub fn call_within(&self, protocol: Protocol, to: SocketAddr, limit: Duration) -> Result<Answer> {
-        ask(&self.place(), protocol, to, &["--timeout-ms", &limit.as_millis().to_string()])?
-            .pop()
-            .context("no answer")
+        within(&self.place(), protocol, to, limit)
     }
 
     /// Asks several times, each time over a new socket.
@@ -102,6 +100,16 @@ impl Node {
     pub fn call(&self, protocol: Protocol, to: SocketAddr) -> Result<Answer> {
         call(&self.place(), protocol, to, 1, false)?.pop().context("no answer")
     }
+
+    /// The same, and waits no longer than this for an answer.
+    pub fn call_within(&self, protocol: Protocol, to: SocketAddr, limit: Duration) -> Result<Answer> {
+        within(&self.place(), protocol, to, limit)
+    }
+}
+
+fn within(place: &Place, protocol: Protocol, to: SocketAddr, limit: Duration) -> Result<Answer> {
+    let limit = limit.as_millis().to_string();
+    ask(place, protocol, to, &["--timeout-ms", &limit])?.pop().context("no answer")
 }
 
 fn call(place: &Place, protocol: Protocol, to: SocketAddr, count: u32, keep: bool) -> Result<Vec<Answer>> {

@@ -69,6 +69,11 @@ impl Lab {
         Ok(Self { wire: wire.clone(), sandbox: Sandbox::enter()? })
     }
 
+    /// What its nodes hang on.
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
     /// Adds a node.
     pub fn node(&self, name: &str) -> Result<Node> {
         Node::new(name, &self.wire).with_context(|| format!("could not make node {name}"))

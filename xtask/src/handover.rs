@@ -23,6 +23,13 @@ pub(crate) fn demo(place: &Place, arguments: &[String]) -> Result<ExitCode> {
     become_program(place, "lab-demo", |command| command.args(arguments))
 }
 
+/// `cargo xtask fuzz`: one test of the datapath, for longer than among the others.
+pub(crate) fn fuzz(place: &Place, seconds: u64) -> Result<()> {
+    let mut command = Host::ensure(place)?.cargo("test");
+    command.args(["--package", "dataplane-ebpf", "--test", "edge", "--", "--nocapture", "fuzz"]);
+    run::run(command.env("SLUICE_FUZZ_SECONDS", seconds.to_string()))
+}
+
 /// `cargo xtask bench`.
 pub(crate) fn bench(place: &Place, arguments: &[String]) -> Result<ExitCode> {
     needs_root("bench")?;

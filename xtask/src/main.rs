@@ -66,6 +66,7 @@ fn act(verb: Verb) -> Result<ExitCode> {
         Verb::Tidy => tidy::run(&place)?,
         Verb::Deny => licences::run(&place)?,
         Verb::Bench(arguments) => return handover::bench(&place, &arguments),
+        Verb::Fuzz(seconds) => handover::fuzz(&place, seconds)?,
         Verb::Demo(arguments) => return handover::demo(&place, &arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! The command line.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::rings::Ring;
 use crate::setup::Need;
@@ -17,6 +17,7 @@ cargo xtask VERB
   tidy                                 the rules of the house that no compiler holds
   deny                                 licences and sources of the dependencies
   bench SUITE [--quick] [--json]       measure: connect, packets, coldstart, change, desired, host
+  fuzz [--seconds N]                   hostile packets through the edge's functions on the host (default: a minute)
   demo [--json]                        show the main job on this machine
   help                                 this text";
 
@@ -40,6 +41,8 @@ pub(crate) enum Verb {
     Deny,
     /// Arguments for the bench program.
     Bench(Vec<String>),
+    /// For how many seconds.
+    Fuzz(u64),
     /// Arguments for the demo program.
     Demo(Vec<String>),
 }
@@ -61,8 +64,12 @@ impl Verb {
             ("tidy", []) => Ok(Self::Tidy),
             ("deny", []) => Ok(Self::Deny),
             ("bench", _) => Ok(Self::Bench(rest.to_vec())),
+            ("fuzz", []) => Ok(Self::Fuzz(60)),
+            ("fuzz", ["--seconds", seconds]) => Ok(Self::Fuzz(
+                seconds.parse().with_context(|| format!("`{seconds}` is no number of seconds"))?,
+            )),
             ("demo", _) => Ok(Self::Demo(rest.to_vec())),
-            (verb @ ("setup" | "build" | "ci" | "tidy" | "deny"), words) => {
+            (verb @ ("setup" | "build" | "ci" | "tidy" | "deny" | "fuzz"), words) => {
                 bail!("`{verb}` does not understand `{}`", words.join(" "))
             }
             (verb, _) => bail!("there is no verb `{verb}`"),
@@ -113,6 +120,13 @@ mod tests {
             parse("bench connect --quick").unwrap(),
             Verb::Bench(vec!["connect".to_owned(), "--quick".to_owned()])
         );
+    }
+
+    #[test]
+    fn fuzz_takes_seconds() {
+        assert_eq!(parse("fuzz").unwrap(), Verb::Fuzz(60));
+        assert_eq!(parse("fuzz --seconds 5").unwrap(), Verb::Fuzz(5));
+        assert!(parse("fuzz --seconds few").unwrap_err().to_string().contains("few"));
     }
 
     #[test]

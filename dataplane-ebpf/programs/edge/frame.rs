@@ -70,12 +70,6 @@ impl<'a> Skb<'a> {
         self.ctx.skb.skb
     }
 
-    #[inline(always)]
-    fn device(&self) -> u32 {
-        // SAFETY: the context is valid for the whole run.
-        unsafe { (*self.raw()).ifindex }
-    }
-
     /// Where some words are, if the packet has them.
     #[inline(always)]
     fn place<const N: usize>(&self, at: usize) -> Option<*mut u32> {
@@ -85,34 +79,40 @@ impl<'a> Skb<'a> {
         }
         Some(start as *mut u32)
     }
+}
 
-    /// Asks the routing table, as if a packet between these two had come in here.
-    #[inline(always)]
-    fn route(&self, version: Version, protocol: u32, from: &Address, to: &Address) -> (i64, Params) {
-        // All words are named: clearing them would be a loop over bytes.
-        let (family, source, target) = match version {
-            Version::V4 => (INET, [from[3], 0, 0, 0], [to[3], 0, 0, 0]),
-            Version::V6 => (INET6, *from, *to),
-        };
-        let mut params = Params {
-            family,
-            l4_protocol: protocol as u8,
-            sport: 0,
-            dport: 0,
-            __bindgen_anon_1: Length { tot_len: 0 },
-            ifindex: self.device(),
-            __bindgen_anon_2: Service { flowinfo: 0 },
-            __bindgen_anon_3: Source { ipv6_src: source },
-            __bindgen_anon_4: Target { ipv6_dst: target },
-            __bindgen_anon_5: Table { tbid: 0 },
-            smac: [0; 6],
-            dmac: [0; 6],
-        };
-        // SAFETY: the context of this run, and a structure of the size that is said.
-        let found =
-            unsafe { bpf_fib_lookup(self.raw().cast(), &raw mut params, size_of::<Params>() as i32, 0) };
-        (found, params)
-    }
+/// Asks the routing table, as if a packet between these two had come in here.
+#[inline(always)]
+fn route(
+    skb: *mut __sk_buff,
+    version: Version,
+    protocol: u32,
+    from: &Address,
+    to: &Address,
+) -> (i64, Params) {
+    // All words are named: clearing them would be a loop over bytes.
+    let (family, source, target) = match version {
+        Version::V4 => (INET, [from[3], 0, 0, 0], [to[3], 0, 0, 0]),
+        Version::V6 => (INET6, *from, *to),
+    };
+    let mut params = Params {
+        family,
+        l4_protocol: protocol as u8,
+        sport: 0,
+        dport: 0,
+        __bindgen_anon_1: Length { tot_len: 0 },
+        // SAFETY: the context is valid for the whole run.
+        ifindex: unsafe { (*skb).ifindex },
+        __bindgen_anon_2: Service { flowinfo: 0 },
+        __bindgen_anon_3: Source { ipv6_src: source },
+        __bindgen_anon_4: Target { ipv6_dst: target },
+        __bindgen_anon_5: Table { tbid: 0 },
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
+    // SAFETY: the context of this run, and a structure of the size that is said.
+    let found = unsafe { bpf_fib_lookup(skb.cast(), &raw mut params, size_of::<Params>() as i32, 0) };
+    (found, params)
 }
 
 impl Frame for Skb<'_> {
@@ -158,14 +158,14 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn is_tagged(&self) -> bool {
-        // SAFETY: as for `device`.
+        // SAFETY: as for `is_done`.
         unsafe { (*self.raw()).vlan_present != 0 }
     }
 
     #[inline(always)]
     fn way(&self, header: &Header) -> Way {
         let (source, target) = (&header.source, &header.target);
-        let (found, params) = self.route(header.version, header.protocol, source, target);
+        let (found, params) = route(self.raw(), header.version, header.protocol, source, target);
         match found {
             FOUND => Way::To(Hop { device: params.ifindex, addresses: hardware(&params) }),
             NO_NEIGHBOUR => Way::Ask(params.ifindex),
@@ -200,7 +200,7 @@ impl Frame for Skb<'_> {
     #[inline(always)]
     fn way_back(&self, header: &Header) -> Option<u32> {
         let (source, target) = (&header.source, &header.target);
-        let (found, params) = self.route(header.version, header.protocol, target, source);
+        let (found, params) = route(self.raw(), header.version, header.protocol, target, source);
         (found == FOUND || found == NO_NEIGHBOUR).then_some(params.ifindex)
     }
 }

@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, NO_EPOCH,
-    STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, NO_EPOCH, STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use dataplane_ebpf::datapath::edge::frame::{Added, Hop, Tables};
 
@@ -34,6 +34,8 @@ static OWN_ADDRESSES: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static DEVICES: HashMap<u32, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
+static BACKED: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
 static SIDES: Array<Side, 2> = Array::new();
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
@@ -41,7 +43,11 @@ static EPOCH: Array<u32, 1> = Array::new();
 #[btf_map]
 static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
 #[btf_map]
+static FLOWS_BEFORE: HashMap<FlowKey, Flow, 1> = HashMap::new();
+#[btf_map]
 static STAYS: LruHashMap<ClientKey, Stay, 1> = LruHashMap::new();
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
 #[btf_map]
 static EDGE_COUNTERS: PerCpuArray<u64, { EdgeCounter::ALL.len() }> = PerCpuArray::new();
 /// Programs that others go on with.
@@ -105,6 +111,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn backed(&self, address: &Address) -> bool {
+        // SAFETY: as for FRONTENDS.
+        unsafe { BACKED.get(address) }.is_some()
+    }
+
+    #[inline(always)]
     fn side(&self, place: u32) -> Option<&Side> {
         // SAFETY: an array's place is there for as long as the map. What is read of two writes lasts for one packet.
         SIDES.get_ptr(place).map(|place| unsafe { &*place })
@@ -121,6 +133,18 @@ impl Tables for Maps {
         // SAFETY: what other processors write meanwhile is either of: time, marks, next hop. Each is whole. The element is
         // not freed before the program ends; if it is used again at once, this packet goes where the next flow's go.
         unsafe { FLOWS.get(key) }
+    }
+
+    #[inline(always)]
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
+        // SAFETY: nothing is written to this map any more. The element is not freed before the program ends.
+        unsafe { FLOWS_BEFORE.get(key) }
+    }
+
+    #[inline(always)]
+    fn forget_before(&self, key: &FlowKey) {
+        // What is not there is as good as removed.
+        let _ = FLOWS_BEFORE.remove(key);
     }
 
     #[inline(always)]
@@ -177,6 +201,18 @@ impl Tables for Maps {
                 addr_of_mut!((*flow).epoch).write_volatile(epoch);
             }
         }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: the element may be given to another packet while it is copied. A mixture is no flow's, and no host's.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        // A full map gives up its oldest record; if even that fails, the rest of this packet is nobody's.
+        let _ = FRAGMENTS.insert(key, fragment, 0);
     }
 
     #[inline(always)]

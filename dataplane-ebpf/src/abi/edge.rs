@@ -27,26 +27,50 @@ pub const SOURCES: &str = "SOURCES";
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
 /// Map of devices with our programs: index to a number without meaning.
 pub const DEVICES: &str = "DEVICES";
+/// Map of endpoints on this node whose answers come in by a device with our program for them: [`Address`] to its index.
+pub const BACKED: &str = "BACKED";
 /// What is the same for all flows: [`Side`], by family.
 pub const SIDES: &str = "SIDES";
 /// One number, raised whenever a next hop may have changed; never [`NO_EPOCH`].
 pub const EPOCH: &str = "EPOCH";
 /// Map of flows: [`FlowKey`] to [`Flow`].
 pub const FLOWS: &str = "FLOWS";
+/// Map of flows that have not been brought to a bigger [`FLOWS`] yet: the same keys and values. Looked at only while
+/// [`MOVES`] is set.
+pub const FLOWS_BEFORE: &str = "FLOWS_BEFORE";
 /// Map of which client had which endpoint: [`ClientKey`] to [`Stay`]. The least recently used goes first.
 pub const STAYS: &str = "STAYS";
+/// Map of answers that come in fragments: [`FragmentKey`] to [`Fragment`]. The least recently used goes first.
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Map of programs that others go on with, in the order of [`STEP_PROGRAMS`].
 pub const STEPS: &str = "STEPS";
 /// Names of these programs. Each place is also a number in `programs/edge/hooks.rs`.
-pub const STEP_PROGRAMS: [&str; 8] = [
-    "edge_first",
-    "edge_first_bare",
+pub const STEP_PROGRAMS: [&str; 25] = [
+    "edge_again",
+    "edge_again_bare",
     "edge_send",
     "edge_send_bare",
     "edge_error_in",
     "edge_error_in_bare",
     "edge_error_out",
     "edge_error_out_bare",
+    "edge_error_back",
+    "edge_open",
+    "edge_open_bare",
+    "edge_recall_in",
+    "edge_recall_in_bare",
+    "edge_recall_out",
+    "edge_recall_out_bare",
+    "edge_recall_back",
+    "edge_in",
+    "edge_in_bare",
+    "edge_out",
+    "edge_out_bare",
+    "edge_back",
+    "edge_fragment_in",
+    "edge_fragment_in_bare",
+    "edge_fragment_out",
+    "edge_fragment_out_bare",
 ];
 /// Per-CPU event counts, indexed by [`EdgeCounter`].
 pub const EDGE_COUNTERS: &str = "EDGE_COUNTERS";
@@ -171,6 +195,30 @@ abi! {
 }
 
 abi! {
+    /// What all fragments of one packet bear.
+    pub struct FragmentKey: 40 {
+        /// Who sent them.
+        pub source: Address,
+        /// Whom they are for.
+        pub target: Address,
+        /// The packet's number, as the machine loads its bytes.
+        pub number: u32,
+        /// IP protocol number.
+        pub protocol: u32,
+    }
+}
+
+abi! {
+    /// What they bear then.
+    pub struct Fragment: 32 {
+        /// Their new source.
+        pub source: Address,
+        /// Their new target.
+        pub target: Address,
+    }
+}
+
+abi! {
     /// What packets of one direction of one flow bear.
     pub struct FlowKey: 40 {
         /// Who sent them.
@@ -244,10 +292,18 @@ abi! {
         pub first_port: u32,
         /// How many there are.
         pub ports: u32,
-        /// One: packets go to the next hop's device at once. Zero: they go through the host's stack.
-        pub redirect: u32,
+        /// How packets go on: [`REDIRECT`], [`TRUSTS_STACK`] and [`MOVES`].
+        pub forwarding: u32,
     }
 }
+
+/// Packets go to the next hop's device at once. Without it they go through the host's stack.
+pub const REDIRECT: u32 = 1;
+/// What endpoints on this node answer may come through the host's stack: nobody there takes it for something new, and gives it
+/// another source.
+pub const TRUSTS_STACK: u32 = 2;
+/// Some flows are still in the smaller table of before.
+pub const MOVES: u32 = 4;
 
 /// Index into the map of counters.
 #[repr(u32)]

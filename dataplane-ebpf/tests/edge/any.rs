@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_ebpf::abi::{FORWARD, MASQUERADE};
-use dataplane_ebpf::datapath::edge::{Step, Verdict, Way, egress, error, first, ingress, send};
+use dataplane_ebpf::datapath::edge::{Step, Verdict, Way, again, back, egress, error, ingress, open, send};
 use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
 use proptest::prelude::*;
 
@@ -119,16 +119,21 @@ fn any_world() -> impl Strategy<Value = World> {
 fn each(world: &World, before: &HostPacket) -> Vec<(HostPacket, Verdict)> {
     let verdict = |step: Step| match step {
         Step::Done(verdict) => verdict,
-        Step::First | Step::Send | Step::Error => Verdict::Left,
+        Step::Recall | Step::Begin | Step::Again | Step::Open | Step::Send | Step::Error | Step::Fragment => {
+            Verdict::Left
+        }
     };
     let (tables, at) = (&world.tables, world.at);
-    let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 6] = [
+    let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 9] = [
         &|packet| verdict(ingress(packet, tables, at)),
-        &|packet| verdict(first(packet, tables, at)),
+        &|packet| verdict(again(packet, tables, at)),
+        &|packet| verdict(open(packet, tables, at)),
+        &|packet| verdict(back(packet, tables, at)),
         &|packet| send(packet, tables, at),
         &|packet| verdict(egress(packet, tables, at)),
         &|packet| error::incoming(packet, tables, at),
         &|packet| error::outgoing(packet, tables, at),
+        &|packet| error::answering(packet, tables, at),
     ];
     let run = |deed: &dyn Fn(&mut HostPacket) -> Verdict| {
         let mut after = before.clone();

@@ -1,11 +1,11 @@
 //! Error messages: each side hears of the packets that it sent, in the words that it knows.
 
-use dataplane_ebpf::abi::{EdgeCounter, FORWARD, MASQUERADE};
-use dataplane_ebpf::datapath::edge::Verdict;
+use dataplane_ebpf::abi::{EdgeCounter, FORWARD, MASQUERADE, TRUSTS_STACK};
+use dataplane_ebpf::datapath::edge::{self, Verdict};
 
-use crate::packet::{addresses, errors, header_bytes, icmp, is_right, put, seal, udp, word};
+use crate::packet::{addresses, errors, header_bytes, icmp, is_right, put, seal, udp, with_hops, word};
 use crate::world::Who::{Client, Here, Node, Quiet, Router, Stranger, There, Vip};
-use crate::world::{KINDS, Kind, Who, World};
+use crate::world::{HOP, KINDS, Kind, Who, World};
 
 /// Kinds of messages: cannot be reached (by each code that matters), hops ran out, bad header; over IPv6 also: too big.
 fn kinds(kind: Kind) -> &'static [(u8, u8)] {
@@ -20,6 +20,8 @@ fn kinds(kind: Kind) -> &'static [(u8, u8)] {
 #[derive(Clone, Copy)]
 enum Way {
     In,
+    /// In by the device of endpoints here.
+    Back,
     Out,
 }
 
@@ -42,11 +44,12 @@ fn check(world: &World, way: Way, ends: (Who, Who), about: &[u8], expected: &str
             let quoted = &about[..(start + quoted).min(about.len())];
             let message = icmp(kind.ip(ends.0), kind.ip(ends.1), *icmp_kind, *code, quoted);
             assert!(is_right(&message));
-            let (verdict, new) = match way {
-                Way::In => world.come_in(&message),
-                Way::Out => world.go_out(&message),
+            let ((verdict, new), right) = match way {
+                Way::In => (world.come_in(&message), Verdict::Passed),
+                Way::Back => (world.come_back(&message), Verdict::Redirected),
+                Way::Out => (world.go_out(&message), Verdict::Passed),
             };
-            assert_eq!(verdict, Verdict::Passed, "{kind:?} {expected}");
+            assert_eq!(verdict, right, "{kind:?} {expected}");
             assert_eq!(told(kind, &new), expected, "{kind:?}");
             check_bytes(&message, &new, about.len());
         }
@@ -78,7 +81,9 @@ fn a_client_hears_of_what_it_sent_to_an_endpoint_here() {
     for kind in KINDS {
         let [direct, _] = flows(kind);
         let about = kind.next((Client, 4000), (Here, 8080));
-        check(&direct, Way::Out, (Here, Client), &about, "Vip to Client: Client:4000 > Vip:80");
+        for way in [Way::Out, Way::Back] {
+            check(&direct, way, (Here, Client), &about, "Vip to Client: Client:4000 > Vip:80");
+        }
         for reporter in [Node, Quiet, Router] {
             let expected = format!("{reporter:?} to Client: Client:4000 > Vip:80");
             check(&direct, Way::Out, (reporter, Client), &about, &expected);
@@ -194,6 +199,25 @@ fn bytes_behind_the_message_are_not_taken_for_a_part_of_it() {
 fn check_left(world: &World, message: &[u8]) {
     assert_eq!(world.come_in(message), (Verdict::Left, message.to_vec()), "{:?}", world.kind);
     assert_eq!(world.go_out(message), (Verdict::Left, message.to_vec()), "{:?}", world.kind);
+    assert_eq!(world.come_back(message), (Verdict::Left, message.to_vec()), "{:?}", world.kind);
+}
+
+#[test]
+fn what_an_endpoint_here_reports_is_left_to_the_stack_where_it_cannot_leave_at_once() {
+    for kind in KINDS {
+        let (code, message) = kinds(kind)[0];
+        let about = kind.next((Client, 4000), (Here, 8080));
+        let message = icmp(kind.ip(Here), kind.ip(Client), code, message, &about);
+        let left = (Verdict::Left, message.clone());
+        let [mut direct, _] = flows(kind);
+        assert_eq!(direct.come_back(&with_hops(message.clone(), 1)).0, Verdict::Left);
+        direct.way = edge::Way::Stack;
+        assert_eq!(direct.come_back(&message), left);
+        direct.way = edge::Way::Ask(HOP.device);
+        assert_eq!(direct.come_back(&message).0, Verdict::Redirected);
+        direct.side().forwarding = TRUSTS_STACK;
+        assert_eq!(direct.come_back(&message), left);
+    }
 }
 
 #[test]

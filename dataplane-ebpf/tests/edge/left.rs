@@ -40,9 +40,9 @@ fn sixes() -> impl Iterator<Item = Kind> {
 }
 
 #[test]
-fn fragments_are_left_the_first_one_too() {
+fn fragments_without_the_first_one_are_left() {
     for kind in fours() {
-        for fragment in [0x2000, 0x2001, 0x0001, 0x1fff, 0x0100] {
+        for fragment in [0x2001, 0x0001, 0x1fff, 0x0100] {
             check(kind, |mut ip| {
                 put(&mut ip, 6, fragment);
                 seal(&mut ip);
@@ -82,8 +82,8 @@ fn options_are_left() {
 #[test]
 fn extension_headers_are_left() {
     for kind in sixes() {
-        // Hop-by-hop, routing, fragment, destination, authentication.
-        for header in [0, 43, 44, 60, 51] {
+        // Hop-by-hop, routing, destination, authentication.
+        for header in [0, 43, 60, 51] {
             check(kind, |ip| {
                 let mut ip = [&ip[..40], &[kind.protocol, 0, 0, 0, 0, 0, 0, 0], &ip[40..]].concat();
                 ip[6] = header;

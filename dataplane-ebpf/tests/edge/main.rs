@@ -1,11 +1,16 @@
 //! The edge of the node on the host: the very functions that run in the kernel, over packets and tables in memory.
 
 mod any;
+mod back;
 mod error;
+mod fragment;
+mod fuzz;
+mod grow;
 mod hash;
 mod hop;
 mod left;
 mod life;
+mod mutate;
 mod open;
 mod packet;
 mod race;

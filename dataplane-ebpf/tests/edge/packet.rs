@@ -133,6 +133,59 @@ pub(crate) fn addresses(ip: &[u8]) -> (IpAddr, IpAddr) {
     }
 }
 
+/// Whether a packet is one of several fragments of IPv4, but not the first.
+pub(crate) fn is_rest(ip: &[u8]) -> bool {
+    ip[0] >> 4 == 4 && word(ip, 6) & 0x1fff != 0
+}
+
+/// A packet in fragments that carry so many bytes each, a multiple of eight; with this number.
+pub(crate) fn fragments(ip: &[u8], bytes: usize, number: u16) -> Vec<Vec<u8>> {
+    let start = header_bytes(ip);
+    let pieces: Vec<&[u8]> = ip[start..].chunks(bytes).collect();
+    let last = pieces.len() - 1;
+    let cut = |(index, piece): (usize, &&[u8])| {
+        let offset = u16::try_from(index * bytes / 8).expect("a short packet");
+        let more = index != last;
+        let mut part = ip[..start].to_vec();
+        if start == 40 {
+            let [a, b] = (offset << 3 | u16::from(more)).to_be_bytes();
+            let [c, d] = number.to_be_bytes();
+            part.extend([ip[6], 0, a, b, 7, 7, c, d]);
+            part[6] = 44;
+        }
+        part.extend_from_slice(piece);
+        let length = u16::try_from(part.len()).expect("a short packet");
+        if start == 40 {
+            put(&mut part, 4, length - 40);
+        } else {
+            put(&mut part, 2, length);
+            put(&mut part, 4, number);
+            put(&mut part, 6, offset | if more { 0x2000 } else { 0 });
+            seal(&mut part);
+        }
+        part
+    };
+    pieces.iter().enumerate().map(cut).collect()
+}
+
+/// The packet that some fragments make, in their order.
+pub(crate) fn joined(parts: &[Vec<u8>]) -> Vec<u8> {
+    let start = header_bytes(&parts[0]);
+    let behind = if start == 40 { 48 } else { 20 };
+    let mut ip = parts[0][..start].to_vec();
+    parts.iter().for_each(|part| ip.extend_from_slice(&part[behind..]));
+    let length = u16::try_from(ip.len()).expect("a short packet");
+    if start == 40 {
+        ip[6] = parts[0][40];
+        put(&mut ip, 4, length - 40);
+    } else {
+        put(&mut ip, 2, length);
+        put(&mut ip, 6, 0);
+        seal(&mut ip);
+    }
+    ip
+}
+
 /// How far each checksum of a packet is from being right, modulo 65,535; `None` where the packet says that it has none (over
 /// IPv6, too, where it may not). First the IP header's, then that of what it carries, both over as much as is there.
 pub(crate) fn errors(ip: &[u8]) -> [Option<u32>; 2] {
@@ -142,9 +195,9 @@ pub(crate) fn errors(ip: &[u8]) -> [Option<u32>; 2] {
         if start == 40 { usize::from(word(ip, 4)) } else { usize::from(word(ip, 2)).saturating_sub(20) };
     let segment = &ip[start..(start + said).min(ip.len())];
     let protocol = protocol(ip);
-    let none = protocol == UDP && segment.len() >= 8 && word(segment, 6) == 0;
+    let none = protocol == UDP && !is_rest(ip) && segment.len() >= 8 && word(segment, 6) == 0;
     let carried = match protocol {
-        _ if none => None,
+        _ if none || is_rest(ip) => None,
         ICMP => Some(total(&[segment]) % 0xffff),
         TCP | UDP | ICMPV6 => Some(total(&[&pseudo(from, to, protocol, said), segment]) % 0xffff),
         _ => None,

@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::ops::Deref;
 
 use dataplane_ebpf::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, REPLY,
-    ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, REPLY, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
-use dataplane_ebpf::datapath::edge::{Added, Hop, Step, Tables, first};
+use dataplane_ebpf::datapath::edge::{Added, Hop, Step, Tables, open};
 use dataplane_ebpf::host_edge::EdgeTables;
 
 use crate::world::Who::{Client, Here, There, Vip};
@@ -46,6 +46,10 @@ impl Tables for Beaten<'_> {
         self.tables().flow(key)
     }
 
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>> {
+        self.tables().flow_before(key)
+    }
+
     fn side(&self, place: u32) -> Option<&Side> {
         self.tables().side(place)
     }
@@ -58,11 +62,15 @@ impl Tables for Beaten<'_> {
         fn admits(key: &SourceKey) -> bool;
         fn own(address: &Address) -> Option<u32>;
         fn covers(device: u32) -> bool;
+        fn backed(address: &Address) -> bool;
         fn epoch() -> u32;
         fn remove(key: &FlowKey);
+        fn forget_before(key: &FlowKey);
         fn touch(key: &FlowKey, seen: u32, marks: u32);
         fn confirm(key: &FlowKey, list: u32, generation: u32);
         fn keep(key: &FlowKey, hop: &Hop, epoch: u32);
+        fn fragment(key: &FragmentKey) -> Option<Fragment>;
+        fn set_fragment(key: &FragmentKey, fragment: &Fragment);
         fn stay(key: &ClientKey) -> Option<Stay>;
         fn set_stay(key: &ClientKey, stay: &Stay);
         fn seconds() -> u32;
@@ -80,7 +88,7 @@ fn the_flow_of_the_faster_one_counts_and_the_slower_one_leaves_nothing_behind() 
             let world = World::new(kind, &[endpoint]);
             let ip = kind.first((Client, 4000), (Vip, 80));
             let beaten = Beaten { world: &world, other: Cell::new(Some(ip.clone())) };
-            assert_eq!(first(&world.wrapped(&ip), &beaten, world.at), Step::Send);
+            assert_eq!(open(&world.wrapped(&ip), &beaten, world.at), Step::Send);
             assert_eq!((world.entries(), world.count(EdgeCounter::Opened)), (2, 1), "{endpoint:?}");
             let replies = world.tables.flows.borrow().values().filter(|flow| flow.marks & REPLY != 0).count();
             assert_eq!(replies, 1);

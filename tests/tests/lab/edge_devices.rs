@@ -192,19 +192,49 @@ const PLUGIN: &str =
     "add table ip plugin; add chain ip plugin post { type nat hook postrouting priority 100; };
     add rule ip plugin post ip saddr 10.1.0.0/16 ip daddr != 10.1.0.0/16 masquerade";
 
-/// Answers of endpoints here come through the stack, and where it has not seen the question it takes them for new flows.
-#[test]
-fn answers_of_endpoints_here_survive_a_plugins_masquerading() {
-    let gate = Gate::new();
-    nft(&gate.stage.node, &[PLUGIN]);
-    let daemon = gate.daemon(&["--edge=tcx"]);
-    daemon.wait_log(&["ip plugin"]).unwrap();
+/// And one that lets through only what connection tracking knows (a policy engine's usual first rules).
+const POLICY: &str = "add chain ip plugin forward { type filter hook forward priority 0; };
+    add rule ip plugin forward ct state established,related accept;
+    add rule ip plugin forward ct state invalid drop";
+
+/// Clients are served by the layer, from an endpoint here, and know who answers.
+#[track_caller]
+fn check_served(gate: &Gate, forwarding: &str) {
     gate.web(&[&gate.here]);
+    gate.wait_source(&gate.asker);
     let [to, _] = gate.node_ports();
     for protocol in [Protocol::Tcp, Protocol::Http, Protocol::Udp] {
         let answer = gate.asker.call(protocol, to).unwrap();
         assert!(answer.ok, "{protocol:?} {answer:?} {}", gate.edge());
     }
-    assert_eq!(gate.edge()["forwarding"], "stack");
+    assert_eq!(gate.edge()["forwarding"], forwarding);
+}
+
+/// Connection tracking has not seen the question: in the stack an answer would be a new flow, and would be masqueraded.
+#[test]
+fn answers_of_endpoints_here_go_past_a_plugins_masquerading() {
+    let gate = Gate::new();
+    nft(&gate.stage.node, &[PLUGIN]);
+    let daemon = gate.daemon(&["--edge=tcx"]);
+    check_served(&gate, "redirect");
+    assert_eq!(gate.edge()["endpointDevices"].as_array().map(Vec::len), Some(1), "{}", gate.edge());
+    gate.web(&[]);
+    let taken_off = || {
+        let edge = gate.edge();
+        ensure!(edge["endpointDevices"].is_null(), "{edge}");
+        Ok(())
+    };
+    wait::until("no program on endpoints' devices", PATIENCE, taken_off).unwrap();
+    daemon.no_errors().unwrap();
+}
+
+#[test]
+fn where_others_filter_packets_go_through_the_stack_in_both_directions() {
+    let gate = Gate::new();
+    nft(&gate.stage.node, &[PLUGIN]);
+    nft(&gate.stage.node, &[POLICY]);
+    let daemon = gate.daemon(&["--edge=tcx"]);
+    daemon.wait_log(&["ip plugin"]).unwrap();
+    check_served(&gate, "stack");
     daemon.no_errors().unwrap();
 }

@@ -377,9 +377,14 @@ impl Backend for Dataplane {
     }
 
     fn disturbed(&mut self) -> bool {
-        let edge = self.edge.disturbed();
-        let edge = self.ebpf.as_mut().is_ok_and(Ebpf::disturbed) || edge;
-        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed) || edge
+        self.edge.follow();
+        if let Ok(ebpf) = &mut self.ebpf {
+            ebpf.follow();
+        }
+        if let Ok(nft) = &self.nft {
+            self.edge.grow(|| nft.shares());
+        }
+        self.behind.is_none() && self.nft.as_mut().is_ok_and(Nft::disturbed)
     }
 
     fn tend(&mut self) {
@@ -394,7 +399,7 @@ impl Backend for Dataplane {
             self.catch_up();
         }
         if let Ok(nft) = &self.nft {
-            self.edge.tend(nft.shares());
+            self.edge.tend(|| nft.shares());
         }
         self.release();
     }

@@ -75,7 +75,7 @@ pub enum BackendError {
     #[error("could not read the node's devices, addresses and routes")]
     Network(#[source] io::Error),
     /// A map that does not grow has no room left.
-    #[error("the map {0} is full; start with a larger --services-capacity")]
+    #[error("the map {0} is full")]
     Full(&'static str),
     /// A map operation.
     #[error("could not {deed} the map {map}")]
@@ -117,6 +117,18 @@ pub enum BackendError {
     /// eBPF was asked for and cannot run here.
     #[error("eBPF cannot run here: {0}")]
     NoEbpf(String),
+}
+
+impl BackendError {
+    /// Whether a map has no room for what was to be written.
+    pub fn is_full(&self) -> bool {
+        let tells = |code: i32| code == libc::E2BIG || code == libc::ENOSPC;
+        match self {
+            Self::Full(_) => true,
+            Self::Map { deed: "write", source, .. } => source.raw_os_error().is_some_and(tells),
+            _ => false,
+        }
+    }
 }
 
 /// An error and its causes in one line. For the log too: as JSON it would have the error without its causes.

@@ -9,7 +9,9 @@ use tracing::{info, warn};
 use crate::backend::{edge, nft};
 
 /// Fewest and most flows that there is room for.
-const FLOWS: RangeInclusive<i64> = 1_024..=16_777_216;
+const FLOWS: RangeInclusive<u32> = 1_024..=16_777_216;
+/// Parts of the memory that the table of flows takes at first and at most.
+const PARTS: [u64; 2] = [200, 20];
 
 /// Whether there is an edge layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -50,10 +52,10 @@ pub struct Flags {
     /// Ports of this node that their flows get when they need its address; nobody else may use these
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-29999", value_parser = ports)]
     pub snat_ports: RangeInclusive<u16>,
-    /// Room for this many of their flows, taken at once, 350 bytes each; new ones beyond that are left to nftables [default: as
-    /// many as fit into a two hundredth of the memory]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(FLOWS))]
-    pub edge_flows: Option<u32>,
+    /// Room for this many of their flows, 350 bytes each, at first and at most; new ones beyond that are left to nftables. One
+    /// number: always as many [default: what fits into a two hundredth and a twentieth of the memory]
+    #[arg(long, value_name = "FIRST[-MOST]", value_parser = flows)]
+    pub edge_flows: Option<RangeInclusive<u32>>,
 }
 
 /// Reads `FIRST-LAST`.
@@ -67,40 +69,66 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     Ok(first..=last)
 }
 
+/// Reads `FIRST-MOST`, or one number for both.
+fn flows(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let (first, most) = text.split_once('-').unwrap_or((text, text));
+    let number = |part: &str| {
+        let number = part.parse().ok().filter(|number| FLOWS.contains(number));
+        let (least, most) = (FLOWS.start(), FLOWS.end());
+        number.ok_or_else(|| format!("{part} is not a number of flows from {least} to {most}"))
+    };
+    let (first, most) = (number(first)?, number(most)?);
+    if first > most {
+        return Err(format!("{text}: there cannot be room for fewer flows later than at first"));
+    }
+    Ok(first..=most)
+}
+
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
-        (self.edge == Choice::Tcx).then(|| edge::Settings {
+        let forwarding = (self.edge == Choice::Tcx).then(|| self.ways())?;
+        let usual = || {
+            let [first, most] = PARTS.map(edge::flows_within);
+            first..=most
+        };
+        let flows = self.edge_flows.clone().unwrap_or_else(usual);
+        Some(edge::Settings {
             pin_dir: pin_dir.to_owned(),
-            capacity: edge::Capacity {
-                services,
-                slots,
-                flows: self.edge_flows.unwrap_or_else(edge::usual_flows),
-            },
+            capacity: edge::Capacity { services, slots, flows: *flows.start(), most_flows: *flows.end() },
             devices: self.devices.clone(),
-            redirect: self.redirect(),
+            redirect: forwarding.redirect,
+            trusts_stack: forwarding.trusts_stack,
             ports: self.snat_ports.clone(),
         })
     }
 
-    fn redirect(&self) -> bool {
-        match self.forwarding {
+    /// How packets go on, with regard to others who look at what is forwarded.
+    fn ways(&self) -> Ways {
+        let others = match nft::others_on_the_way() {
+            Ok(others) => others,
+            Err(error) => {
+                warn!(%error, "could not find out who else filters or masquerades what is forwarded");
+                return Ways { redirect: self.forwarding == Forwarding::Redirect, trusts_stack: false };
+            }
+        };
+        let redirect = match self.forwarding {
             Forwarding::Redirect => true,
             Forwarding::Stack => false,
-            Forwarding::Auto => match nft::others_on_the_way() {
-                Ok(tables) if tables.is_empty() => true,
-                Ok(tables) => {
-                    info!(
-                        tables = tables.join(", "),
-                        "others filter or masquerade what is forwarded: packets go through the host's stack"
-                    );
-                    false
-                }
-                Err(error) => {
-                    warn!(%error, "could not find out who filters or masquerades what is forwarded: packets go through the host's stack");
-                    false
-                }
-            },
+            Forwarding::Auto => others.filters.is_empty(),
+        };
+        if self.forwarding == Forwarding::Auto && !redirect {
+            let tables = others.filters.join(", ");
+            info!(tables, "others filter what is forwarded: packets go through the host's stack");
         }
+        // Where a flow's first packet has come through the stack as well, nobody takes the answer for a new flow.
+        Ways { redirect, trusts_stack: !redirect || others.masquerades.is_empty() }
     }
+}
+
+/// What [`edge::Settings`] say of it.
+#[derive(Clone, Copy, Debug)]
+struct Ways {
+    redirect: bool,
+    trusts_stack: bool,
 }

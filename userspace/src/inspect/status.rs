@@ -144,7 +144,16 @@ fn conntrack_text(usage: Usage) -> String {
 }
 
 fn edge_text(report: &edge::Report) -> String {
-    let edge::Report { down, forwarding, devices, missing: _, flow_entries, counters } = report;
+    let edge::Report {
+        down,
+        forwarding,
+        devices,
+        endpoint_devices,
+        missing: _,
+        flow_entries,
+        flow_room,
+        counters,
+    } = report;
     if let Some(why) = down {
         return format!("edge      NOT in force: {why}\n");
     }
@@ -154,9 +163,11 @@ fn edge_text(report: &edge::Report) -> String {
     };
     let counters: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
     format!(
-        "edge      {}; forwarding by {forwarding}; {} flows\n          {}\n",
+        "edge      {}; forwarding by {forwarding}; answers taken at {}; {} of {} flows\n          {}\n",
         or_none(devices.iter().map(device).collect()),
+        or_none(endpoint_devices.clone()),
         flow_entries / 2,
+        flow_room / 2,
         or_none(counters)
     )
 }

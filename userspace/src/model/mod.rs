@@ -20,7 +20,7 @@ pub mod service;
 
 pub use cluster::{Applied, Change, Cluster, Counts, Origin};
 pub use endpoint::{Conditions, Endpoint, Hints, Place, Slice, SlicePort};
-pub use name::{Family, Protocol, ServiceName, ServicePortName, ports_of};
+pub use name::{Family, Protocol, ServiceName, ServicePortName};
 pub use node::{Node, ServiceCidr};
 pub use parse::Parsed;
 pub use problem::{Kind, ObjectRef, Problem};

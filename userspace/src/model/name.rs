@@ -49,19 +49,21 @@ pub struct ServicePortName {
     pub family: Family,
 }
 
-/// What a collection has of one Service, without a look at the others.
-pub fn ports_of<'a, T>(
-    all: &'a BTreeMap<ServicePortName, T>,
-    service: &'a ServiceName,
-) -> impl Iterator<Item = (&'a ServicePortName, &'a T)> {
-    // No name of this Service comes before it.
-    let first = ServicePortName {
-        service: service.clone(),
-        port: Arc::from(""),
-        protocol: Protocol::Tcp,
-        family: Family::V4,
-    };
-    all.range(first..).take_while(move |(name, _)| name.service == *service)
+impl ServicePortName {
+    /// What a collection has of one Service, without a look at the others.
+    pub fn all_of<'a, T>(
+        all: &'a BTreeMap<Self, T>,
+        service: &'a ServiceName,
+    ) -> impl Iterator<Item = (&'a Self, &'a T)> {
+        // No name of this Service comes before it.
+        let first = Self {
+            service: service.clone(),
+            port: Arc::from(""),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        all.range(first..).take_while(move |(name, _)| name.service == *service)
+    }
 }
 
 /// The text is no protocol.

@@ -1,9 +1,9 @@
 //! Error messages about packets of our flows: they quote what the one who sends them saw, and must bear and quote what the
 //! receiver knows. Who reports stays who it is, unless it is the one whom the packet was for.
 
-use super::frame::{Frame, Tables};
+use super::frame::{Frame, Tables, Way};
 use super::header::{self, Header, Version, swapped};
-use super::pass::Verdict;
+use super::pass::{Verdict, at_once, place};
 use super::rewrite::rewrite_error;
 use crate::abi::{Address, EdgeCounter, Flow, FlowKey, MASQUERADED, REPLY};
 
@@ -25,8 +25,51 @@ pub fn outgoing(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verd
     translate(frame, tables, at, |flow| flow.marks & (REPLY | MASQUERADED) == REPLY, |_| true)
 }
 
-/// The quoted packet has been translated by the entry of its direction already; the entry of the other direction, whose key it
-/// bears in reverse, tells what it was before.
+/// From an endpoint on this node, where it comes in: it leaves at once.
+#[inline(always)]
+pub fn answering(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict {
+    let Some(mut new) = about(frame, tables, at, |flow| flow.marks & REPLY != 0, |_| true) else {
+        return Verdict::Left;
+    };
+    let goes = tables.side(place(new.outer.version)).is_some_and(|side| at_once(side, at));
+    if !goes || new.outer.hops <= 1 {
+        return Verdict::Left;
+    }
+    new.outer.hops -= 1;
+    let way = frame.way(&new.outer);
+    let (device, hop) = match way {
+        Way::To(hop) => (hop.device, Some(hop.addresses)),
+        Way::Ask(device) => (device, None),
+        Way::Stack => return Verdict::Left,
+    };
+    if new.write(frame, tables, at).is_none() {
+        return Verdict::Left;
+    }
+    if let Some(addresses) = hop {
+        frame.put(0, &addresses);
+    }
+    frame.leave(device, hop.is_some());
+    Verdict::Redirected
+}
+
+/// What such a message is to say.
+struct Message {
+    /// Where the quoted packet begins, and the whole ends.
+    quoted: usize,
+    end: usize,
+    outer: Header,
+    inner: Header,
+}
+
+impl Message {
+    #[inline(always)]
+    fn write(&self, frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Option<()> {
+        rewrite_error(frame, at, self.quoted, self.end, &self.outer, &self.inner)?;
+        tables.count(EdgeCounter::Errors);
+        Some(())
+    }
+}
+
 #[inline(always)]
 fn translate(
     frame: &mut impl Frame,
@@ -35,15 +78,32 @@ fn translate(
     ours: impl Fn(&Flow) -> bool,
     bears: impl FnOnce(&Address) -> bool,
 ) -> Verdict {
-    let Some(outer) = header::read(frame, at, true).filter(reports) else { return Verdict::Left };
-    let about = at + outer.version.bytes() + ICMP_BYTES;
-    let Some(inner) = header::read(frame, about, false) else { return Verdict::Left };
-    if inner.version != outer.version || inner.source != outer.target {
-        return Verdict::Left;
+    let Some(message) = about(frame, tables, at, ours, bears) else { return Verdict::Left };
+    match message.write(frame, tables, at) {
+        Some(()) => Verdict::Passed,
+        None => Verdict::Left,
     }
-    let Some(end) = header::end(frame, at, outer.version) else { return Verdict::Left };
-    if about + inner.version.bytes() + QUOTED_BYTES > end {
-        return Verdict::Left;
+}
+
+/// The quoted packet has been translated by the entry of its direction already; the entry of the other direction, whose key it
+/// bears in reverse, tells what it was before.
+#[inline(always)]
+fn about(
+    frame: &impl Frame,
+    tables: &impl Tables,
+    at: usize,
+    ours: impl Fn(&Flow) -> bool,
+    bears: impl FnOnce(&Address) -> bool,
+) -> Option<Message> {
+    let outer = header::read(frame, at, true).filter(reports)?;
+    let quoted = at + outer.version.bytes() + ICMP_BYTES;
+    let inner = header::read(frame, quoted, false)?;
+    if inner.version != outer.version || inner.source != outer.target {
+        return None;
+    }
+    let end = header::end(frame, at, outer.version)?;
+    if quoted + inner.version.bytes() + QUOTED_BYTES > end {
+        return None;
     }
     let key = FlowKey {
         source: inner.target,
@@ -51,17 +111,13 @@ fn translate(
         ports: swapped(inner.ports),
         protocol: inner.protocol,
     };
-    let Some(flow) = tables.flow(&key).filter(|flow| ours(flow)) else { return Verdict::Left };
+    let flow = tables.flow(&key).filter(|flow| ours(flow))?;
     let reporter =
         if outer.source == inner.target && bears(&flow.source) { flow.source } else { outer.source };
     let new_outer = Header { source: reporter, target: flow.target, ..outer };
     let ports = swapped(flow.ports);
     let new_inner = Header { source: flow.target, target: flow.source, ports, ..inner };
-    if rewrite_error(frame, at, about, end, &new_outer, &new_inner).is_none() {
-        return Verdict::Left;
-    }
-    tables.count(EdgeCounter::Errors);
-    Verdict::Passed
+    Some(Message { quoted, end, outer: new_outer, inner: new_inner })
 }
 
 /// Whether it is an error message: about a target that cannot be reached, a packet that is too big, hops that ran out, a bad

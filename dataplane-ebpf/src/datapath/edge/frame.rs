@@ -4,8 +4,8 @@ use core::ops::Deref;
 
 use super::header::Header;
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Frontend, FrontendKey, ListState, Member, ServerKey,
-    Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
+    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 
 /// A packet, from its first byte.
@@ -77,12 +77,18 @@ pub trait Tables {
     fn own(&self, address: &Address) -> Option<u32>;
     /// Whether a device has our programs.
     fn covers(&self, device: u32) -> bool;
+    /// Whether answers of an endpoint on this node come in by a device with our program for them.
+    fn backed(&self, address: &Address) -> bool;
     /// What is the same for all flows of a family.
     fn side(&self, place: u32) -> Option<&Side>;
     /// The routes' epoch.
     fn epoch(&self) -> u32;
     /// A flow.
     fn flow(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
+    /// A flow that has not been brought to this table yet.
+    fn flow_before(&self, key: &FlowKey) -> Option<impl Deref<Target = Flow>>;
+    /// Takes one away from where such flows are.
+    fn forget_before(&self, key: &FlowKey);
     /// Writes a new flow.
     fn add(&self, key: &FlowKey, flow: &Flow) -> Added;
     /// Ends one.
@@ -93,6 +99,10 @@ pub trait Tables {
     fn confirm(&self, key: &FlowKey, list: u32, generation: u32);
     /// Writes down a flow's next hop.
     fn keep(&self, key: &FlowKey, hop: &Hop, epoch: u32);
+    /// What fragments of a packet bear, whose first one has been seen.
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Writes that down.
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// What a client got.
     fn stay(&self, key: &ClientKey) -> Option<Stay>;
     /// Writes that down.

@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod error;
+pub mod fragment;
 pub mod frame;
 pub mod hash;
 pub mod header;
@@ -11,4 +12,4 @@ mod pass;
 pub mod rewrite;
 
 pub use frame::{Added, Frame, Hop, Tables, Way};
-pub use pass::{Step, Verdict, egress, first, ingress, send};
+pub use pass::{Step, Verdict, again, back, egress, ingress, open, recall, send};

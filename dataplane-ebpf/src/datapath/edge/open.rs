@@ -6,8 +6,8 @@ use super::header::{Header, MAPPED, Version, pair, split};
 use super::life;
 use crate::abi::{
     Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState,
-    MASQUERADE, MASQUERADED, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, ServerKey, Side,
-    SlotKey, SourceKey, Stay, Target,
+    MASQUERADE, MASQUERADED, MOVES, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT,
+    ServerKey, Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
 };
 
 /// How often a choice is begun anew when the list changes under it.
@@ -122,7 +122,7 @@ fn admit(
         tables.count(EdgeCounter::Left);
         return Opened::Left;
     };
-    let own = masqueraded(frame, tables, header, wish, &target).filter(|own| at_once || !own);
+    let own = masqueraded(frame, tables, header, side, wish, &target).filter(|own| at_once || !own);
     let Some(own) = own else {
         tables.count(EdgeCounter::Left);
         return Opened::Left;
@@ -189,31 +189,35 @@ fn client(header: &Header, state: &ListState) -> ClientKey {
 
 /// Whether the source must become an address of this node; `None` where the flow cannot be served from here.
 ///
-/// An endpoint on this node gets the client's own address even where the meaning would allow another, as long as its answers
-/// leave by a device where they are translated back.
+/// An endpoint on this node gets the client's own address even where the meaning would allow another, and must: what it sends
+/// to the node's address ends in the node. So its answers must come by where they are translated back.
 #[inline(always)]
 fn masqueraded(
     frame: &impl Frame,
     tables: &impl Tables,
     header: &Header,
+    side: &Side,
     wish: &Wish,
     target: &Target,
 ) -> Option<bool> {
     if target.address == header.source {
         return Some(true);
     }
-    let direct = target.here == 1 && frame.way_back(header).is_some_and(|device| tables.covers(device));
-    if direct {
+    if target.here == 0 {
+        return wish.masquerade.then_some(true);
+    }
+    if side.forwarding & REDIRECT != 0 && tables.backed(&target.address) {
         return Some(false);
     }
-    wish.masquerade.then_some(true)
+    let comes_back = || frame.way_back(header).is_some_and(|device| tables.covers(device));
+    (side.forwarding & TRUSTS_STACK != 0 && comes_back()).then_some(false)
 }
 
 /// Writes both directions down, the answers' first: from then on nobody else can have them.
 #[inline(always)]
 fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own: bool) -> Opened {
     let key = header.key();
-    let added = if own { reserve(tables, &key, &mut flow, side) } else { take(tables, &key, &flow) };
+    let added = if own { reserve(tables, &key, &mut flow, side) } else { take(tables, side, &key, &flow) };
     match added {
         Added::Yes => {}
         Added::Taken => {
@@ -243,7 +247,7 @@ fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own
 /// Without another source the answers' ports are what they are. The same client may have come another way (by another address
 /// or another port) to the same endpoint, from the same port: that flow stays.
 #[inline(always)]
-fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
+fn take(tables: &impl Tables, side: &Side, key: &FlowKey, flow: &Flow) -> Added {
     let back = life::sibling(key, flow);
     let reply = life::reply(key, flow);
     // What an earlier flow with the same ends left behind is worth nothing.
@@ -254,7 +258,16 @@ fn take(tables: &impl Tables, key: &FlowKey, flow: &Flow) -> Added {
     {
         tables.remove(&back);
     }
-    tables.add(&back, &reply)
+    add_back(tables, side, &back, &reply)
+}
+
+/// Writes the entry for answers, if no flow that has not been brought over yet has it.
+#[inline(always)]
+fn add_back(tables: &impl Tables, side: &Side, back: &FlowKey, reply: &Flow) -> Added {
+    if side.forwarding & MOVES != 0 && tables.flow_before(back).is_some() {
+        return Added::Taken;
+    }
+    tables.add(back, reply)
 }
 
 /// Finds a port of this node under which the endpoint's answers are nobody else's.
@@ -269,7 +282,7 @@ fn reserve(tables: &impl Tables, key: &FlowKey, flow: &mut Flow, side: &Side) ->
         let port = (side.first_port as u64 + at) as u16;
         flow.source = side.own;
         flow.ports = pair(u32::from(port.to_be()), target);
-        match tables.add(&life::sibling(key, flow), &life::reply(key, flow)) {
+        match add_back(tables, side, &life::sibling(key, flow), &life::reply(key, flow)) {
             Added::Taken => {}
             added @ (Added::Yes | Added::Full) => return added,
         }

@@ -1,13 +1,15 @@
 //! The sequences for one packet, where it comes into the node and where it leaves it.
 
 use super::error;
-use super::frame::{Frame, Hop, Tables, Way};
+use super::fragment;
+use super::frame::{Added, Frame, Hop, Tables, Way};
 use super::header::{self, Header, TCP, UDP};
 use super::life;
 use super::open::{self, Opened};
 use super::rewrite::rewrite;
 use crate::abi::{
-    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, NO_EPOCH, REPLY, SIDE_V4, SIDE_V6, Side,
+    ANSWERED, EdgeCounter, Flow, FlowKey, MASQUERADED, MOVES, NO_EPOCH, REDIRECT, REPLY, SIDE_V4, SIDE_V6,
+    Side,
 };
 use header::Version;
 
@@ -32,12 +34,20 @@ pub enum Verdict {
 pub enum Step {
     /// Nothing more.
     Done(Verdict),
-    /// [`first`].
-    First,
+    /// [`recall`], and then from the beginning.
+    Recall,
+    /// From the beginning.
+    Begin,
+    /// [`again`].
+    Again,
+    /// [`open`].
+    Open,
     /// [`send`].
     Send,
     /// [`error`](super::error::incoming).
     Error,
+    /// [`fragment`](super::fragment::incoming).
+    Fragment,
 }
 
 /// Comes into the node. `at`: where the IP header begins; before it stand hardware addresses, or nothing.
@@ -51,14 +61,20 @@ pub fn ingress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step 
     match header::version(frame, at) {
         Some(Version::V4) => match header::read_v4(frame, at, true) {
             Some(header) => known(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V4),
         },
         Some(Version::V6) => match header::read_v6(frame, at, true) {
             Some(header) => known(frame, tables, at, &header),
-            None => left,
+            None => unread(frame, at, Version::V6),
         },
         None => left,
     }
+}
+
+/// What is not read as a whole packet.
+#[inline(always)]
+fn unread(frame: &impl Frame, at: usize, version: Version) -> Step {
+    if fragment::is_one(frame, at, version) { Step::Fragment } else { Step::Done(Verdict::Left) }
 }
 
 /// The short way: a packet of a flow that is written down.
@@ -69,9 +85,11 @@ fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Heade
         return if error::reports(header) { Step::Error } else { left };
     }
     let key = header.key();
-    let Some(flow) = tables.flow(&key) else { return if header.opens() { Step::First } else { left } };
+    let Some(flow) = tables.flow(&key) else {
+        return if moves(tables, header) { Step::Recall } else { unknown(header) };
+    };
     if header.protocol == TCP && header.opens() || !is_current(tables, header, &flow) {
-        return Step::First;
+        return Step::Again;
     }
     let Some(side) = tables.side(place(header.version)) else { return left };
     follow(tables, header, &key, &flow);
@@ -86,18 +104,54 @@ fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
         || tables.list(flow.list).is_some_and(|list| list.generation == flow.generation)
 }
 
-/// A packet that may be the first of its flow, or whose flow must be asked whether it goes on.
+/// What becomes of a packet of no flow.
 #[inline(always)]
-pub fn first(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
+fn unknown(header: &Header) -> Step {
+    if header.opens() { Step::Open } else { Step::Done(Verdict::Left) }
+}
+
+/// Whether flows are being brought to another table.
+#[inline(always)]
+fn moves(tables: &impl Tables, header: &Header) -> bool {
+    tables.side(place(header.version)).is_some_and(|side| side.forwarding & MOVES != 0)
+}
+
+/// A packet whose flow may be in the table of before: it is brought over, both directions.
+#[inline(always)]
+pub fn recall(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
+    let Some(header) = header::read(frame, at, true) else { return Step::Done(Verdict::Left) };
+    let key = header.key();
+    let Some(flow) = tables.flow_before(&key) else { return unknown(&header) };
+    let sibling = life::sibling(&key, &flow);
+    if let Some(other) = tables.flow_before(&sibling) {
+        // Where there is no room for both, the other one is brought over with its own first packet.
+        let _ = tables.add(&sibling, &other);
+    }
+    match tables.add(&key, &flow) {
+        Added::Yes | Added::Taken => Step::Begin,
+        Added::Full => Step::Done(Verdict::Left),
+    }
+}
+
+/// A packet whose flow must be asked whether it goes on.
+#[inline(always)]
+pub fn again(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
     let Some(header) = header::read(frame, at, true) else { return left };
     let Some(side) = tables.side(place(header.version)) else { return left };
     let key = header.key();
-    if let Some(flow) = tables.flow(&key)
-        && goes_on(tables, &header, side, &key, &flow)
-    {
-        return Step::Send;
+    match tables.flow(&key) {
+        Some(flow) if goes_on(tables, &header, side, &key, &flow) => Step::Send,
+        Some(_) | None => Step::Open,
     }
+}
+
+/// A packet that may be the first of its flow.
+#[inline(always)]
+pub fn open(frame: &impl Frame, tables: &impl Tables, at: usize) -> Step {
+    let left = Step::Done(Verdict::Left);
+    let Some(header) = header::read(frame, at, true) else { return left };
+    let Some(side) = tables.side(place(header.version)) else { return left };
     match open::open(frame, tables, &header, side, at_once(side, at)) {
         Opened::Written => Step::Send,
         Opened::Dropped => Step::Done(Verdict::Dropped),
@@ -116,16 +170,61 @@ pub fn send(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict 
     translate(frame, tables, at, &header, side, &key, &flow)
 }
 
+/// Comes into the node by a device behind which endpoints are: what they answer leaves at once, with the service's address.
+/// Neither connection tracking, which knows nothing of these flows, nor whoever masquerades what endpoints send, sees it.
+#[inline(always)]
+pub fn back(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
+    let left = Step::Done(Verdict::Left);
+    if frame.is_tagged() {
+        return left;
+    }
+    match header::version(frame, at) {
+        Some(Version::V4) => match header::read_v4(frame, at, true) {
+            Some(header) => answered(frame, tables, at, &header),
+            None => unread(frame, at, Version::V4),
+        },
+        Some(Version::V6) => match header::read_v6(frame, at, true) {
+            Some(header) => answered(frame, tables, at, &header),
+            None => unread(frame, at, Version::V6),
+        },
+        None => left,
+    }
+}
+
+/// What is no answer goes on as it came: endpoints may call services as well, and are served elsewhere.
+#[inline(always)]
+fn answered(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Header) -> Step {
+    let left = Step::Done(Verdict::Left);
+    if header.is_icmp() {
+        return if error::reports(header) { Step::Error } else { left };
+    }
+    let key = header.key();
+    let Some(flow) = tables.flow(&key) else {
+        return if moves(tables, header) { Step::Recall } else { left };
+    };
+    let Some(side) = tables.side(place(header.version)) else { return left };
+    if flow.marks & REPLY == 0 || !at_once(side, at) {
+        return left;
+    }
+    follow(tables, header, &key, &flow);
+    let new = Header { source: flow.source, target: flow.target, ports: flow.ports, ..*header };
+    Step::Done(redirect(frame, tables, at, &new, &key, &flow))
+}
+
 /// Leaves the node: what an endpoint here answers bears the service's address again.
 #[inline(always)]
 pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
-    let Some(header) = header::read(frame, at, true) else { return left };
+    let Some(header) = header::read(frame, at, true) else {
+        return header::version(frame, at).map_or(left, |version| unread(frame, at, version));
+    };
     if header.is_icmp() {
         return if error::reports(&header) { Step::Error } else { left };
     }
     let key = header.key();
-    let Some(flow) = tables.flow(&key) else { return left };
+    let Some(flow) = tables.flow(&key) else {
+        return if moves(tables, &header) { Step::Recall } else { left };
+    };
     if flow.marks & (REPLY | MASQUERADED) != REPLY {
         return left;
     }
@@ -139,7 +238,7 @@ pub fn egress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
 
 /// Place of a family's settings.
 #[inline(always)]
-const fn place(version: Version) -> u32 {
+pub(super) const fn place(version: Version) -> u32 {
     match version {
         Version::V4 => SIDE_V4,
         Version::V6 => SIDE_V6,
@@ -162,15 +261,20 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
         _ => false,
     };
     if over {
+        let sibling = life::sibling(key, flow);
+        if side.forwarding & MOVES != 0 {
+            tables.forget_before(key);
+            tables.forget_before(&sibling);
+        }
         tables.remove(key);
-        tables.remove(&life::sibling(key, flow));
+        tables.remove(&sibling);
     }
     !over
 }
 
 /// Writes down what the packet tells of the flow's life: seldom, for every write costs other processors their copy.
 #[inline(always)]
-fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
+pub(super) fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
     let (now, marks) = (tables.seconds(), life::marks(header));
     let news = marks & !flow.marks;
     if news != 0 || now != flow.seen {
@@ -186,8 +290,8 @@ fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
 
 /// Whether packets go to the next hop past the host's stack: if that is asked for, and they have room for hardware addresses.
 #[inline(always)]
-fn at_once(side: &Side, at: usize) -> bool {
-    side.redirect == 1 && at != 0
+pub(super) fn at_once(side: &Side, at: usize) -> bool {
+    side.forwarding & REDIRECT != 0 && at != 0
 }
 
 /// Sends a packet of a flow on its way.

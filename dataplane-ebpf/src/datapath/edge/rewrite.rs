@@ -75,6 +75,51 @@ fn v6(frame: &mut impl Frame, at: usize, new: &Header) -> Option<Change> {
     Some(Change { addresses, ports: difference(&[ports], &[new.ports]) })
 }
 
+/// The same for a fragment. `first`: where what it carries begins, in the first one, which alone bears ports and a checksum. It
+/// is known to be there.
+#[inline(always)]
+pub fn rewrite_fragment(frame: &mut impl Frame, at: usize, new: &Header, first: Option<usize>) -> Option<()> {
+    let addresses = match new.version {
+        Version::V4 => fragment_v4(frame, at, new)?,
+        Version::V6 => fragment_v6(frame, at, new)?,
+    };
+    if let Some(start) = first
+        && let Some([ports]) = frame.words::<1>(start)
+    {
+        frame.put(start, &[new.ports]);
+        let ports = difference(&[ports], &[new.ports]);
+        let is_tcp = new.protocol == TCP;
+        frame.mend(start + checksum_at(if is_tcp { TCP } else { UDP }), addresses, ports, !is_tcp);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn fragment_v4(frame: &mut impl Frame, at: usize, new: &Header) -> Option<u32> {
+    let [kind, source, target] = frame.words::<3>(at + 8)?;
+    let to = [new.source[3], new.target[3]];
+    let addresses = difference(&[source, target], &to);
+    let [hops, protocol, c, d] = kind.to_ne_bytes();
+    let new_hops = new.hops as u8;
+    let old_pair = u32::from_ne_bytes([hops, protocol, 0, 0]);
+    let new_pair = u32::from_ne_bytes([new_hops, protocol, 0, 0]);
+    let all = plus(addresses, difference(&[old_pair], &[new_pair]));
+    let [c, d] = mend(u16::from_ne_bytes([c, d]), all).to_ne_bytes();
+    frame.put(at + 8, &[u32::from_ne_bytes([new_hops, protocol, c, d]), to[0], to[1]]);
+    Some(addresses)
+}
+
+#[inline(always)]
+fn fragment_v6(frame: &mut impl Frame, at: usize, new: &Header) -> Option<u32> {
+    let [kind, a, b, c, d, e, f, g, h] = frame.words::<9>(at + 4)?;
+    let [length, more, next, _] = kind.to_ne_bytes();
+    let [i, j, k, l] = new.source;
+    let [m, n, o, p] = new.target;
+    let new_kind = u32::from_ne_bytes([length, more, next, new.hops as u8]);
+    frame.put(at + 4, &[new_kind, i, j, k, l, m, n, o, p]);
+    Some(difference(&[a, b, c, d, e, f, g, h], &[i, j, k, l, m, n, o, p]))
+}
+
 /// The packet at `at`, which ends at `end`, is an error message about the one whose header is at `about`: both get other
 /// addresses. The ports of `outer` are type, code and checksum, and stay.
 #[inline(always)]

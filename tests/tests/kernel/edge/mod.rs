@@ -2,14 +2,17 @@
 //! the same verdicts, bytes, flows and counts.
 
 mod draft;
+#[path = "../../../../dataplane-ebpf/tests/edge/mutate.rs"]
+mod mutate;
 mod node;
 mod rig;
 
-use dataplane_ebpf::abi::Flow;
+use dataplane_ebpf::abi::{Flow, TRUSTS_STACK};
 use dataplane_ebpf::datapath::edge::{Verdict, Way};
 use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
 
 use draft::{Drafts, TCP, Talk, UDP};
+use mutate::{Dice, mend, mutate};
 use node::{CLIENTS, SERVICES, ip, relist, tables};
 use rig::{EdgeRig, HOOKED, HOP};
 
@@ -40,7 +43,8 @@ impl Twins {
 
     /// One packet of the dice comes in or leaves, in both worlds.
     fn step(&mut self) {
-        let (ip, out) = (self.drafts.throw(), self.drafts.below(2));
+        let hooks = if self.at == ETHERNET { 3 } else { 2 };
+        let (ip, out) = (self.drafts.throw(), self.drafts.below(hooks));
         self.pass(ip, out);
     }
 
@@ -50,7 +54,11 @@ impl Twins {
         let (returned, bytes) = self.rig.run(hook, &frame);
         let mut packet =
             HostPacket { way: Way::To(HOP), way_back: Some(HOP.device), ..HostPacket::new(frame.clone()) };
-        let deed = if out == 1 { EdgeTables::go_out } else { EdgeTables::come_in };
+        let deed = match out {
+            0 => EdgeTables::come_in,
+            1 => EdgeTables::go_out,
+            _ => EdgeTables::come_back,
+        };
         let verdict = deed(&self.tables, &mut packet, self.at);
         let (expected, place) = match verdict {
             Verdict::Left => (NEXT, 0),
@@ -64,6 +72,28 @@ impl Twins {
         if place % 2 == 1 {
             self.drafts.remember(&packet.bytes[self.at..]);
         }
+    }
+
+    /// Packets that were made worse, as the fuzzer of the host's functions makes them.
+    fn suffer(&mut self, seed: u64, packets: u32) {
+        let (mut dice, mut other) = (Dice::new(seed), self.drafts.throw());
+        for _ in 0..packets {
+            let mut ip = self.drafts.throw();
+            for _ in 0..*dice.pick(&[1, 1, 2, 4]) {
+                mutate(&mut dice, &mut ip, &other);
+            }
+            if dice.below(2) == 0 {
+                mend(&mut ip);
+            }
+            // The kernel (6.18) runs no program over a part of an IP header.
+            ip.resize(ip.len().clamp(40, 1000), 0);
+            if has_a_way_back(&ip) {
+                let out = self.drafts.below(2);
+                self.pass(ip.clone(), out);
+                other = ip;
+            }
+        }
+        self.compare();
     }
 
     /// Flows and counts are the same.
@@ -85,6 +115,15 @@ impl Twins {
             self.step();
         }
         self.compare();
+    }
+}
+
+/// Whether the answer would take the one way there is: not to the node itself, to one cable, or to many.
+fn has_a_way_back(ip: &[u8]) -> bool {
+    match ip[0] >> 4 {
+        4 => ip[12] != 127 && ip[12..14] != [10, 9],
+        6 => !matches!(ip[8], 0 | 0xfe | 0xff) && ip[8..12] != [0xfd, 0, 0, 9],
+        _ => true,
     }
 }
 
@@ -112,6 +151,17 @@ fn edge_packets_past_the_stack_fare_as_on_the_host() {
 }
 
 #[test]
+fn edge_packets_to_endpoints_here_that_are_backed_and_not_fare_as_on_the_host() {
+    let mut twins = Twins::new(true, ETHERNET, 4096, 6);
+    for side in &mut twins.tables.sides {
+        side.forwarding &= !TRUSTS_STACK;
+    }
+    twins.rig.fill(&twins.tables);
+    twins.run(1000);
+    assert!(twins.given.iter().all(|times| *times > 10), "{:?}", twins.given);
+}
+
+#[test]
 fn edge_packets_through_the_stack_fare_as_on_the_host() {
     let mut twins = Twins::new(false, ETHERNET, 4096, 2);
     twins.run(1500);
@@ -128,7 +178,7 @@ fn edge_packets_without_hardware_addresses_fare_as_on_the_host() {
 #[test]
 fn edge_packets_of_a_full_table_fare_as_on_the_host() {
     let mut twins = Twins::new(true, ETHERNET, 24, 4);
-    twins.run(600);
+    twins.run(1000);
     let counted = twins.tables.counted.borrow();
     assert!(
         counted.get(&dataplane_ebpf::abi::EdgeCounter::TableFull).is_some_and(|times| *times > 10),
@@ -147,7 +197,11 @@ fn edge_checksums_of_zero_and_all_ones_come_out_as_on_the_host() {
         twins.pass(talk.packet(64, |tcp| tcp.syn(), &[]), 0);
         for payload in 0..=u16::MAX {
             let forth = talk.packet(64, |tcp| tcp.ack(1), &payload.to_be_bytes());
-            let mut packet = HostPacket { way: Way::To(HOP), ..HostPacket::new(framed(&forth)) };
+            let mut packet = HostPacket {
+                way: Way::To(HOP),
+                way_back: Some(HOP.device),
+                ..HostPacket::new(framed(&forth))
+            };
             let verdict = twins.tables.clone().come_in(&mut packet, ETHERNET);
             assert_eq!(verdict, Verdict::Redirected);
             let after = checksum(v6, protocol, &packet.bytes[ETHERNET..]);
@@ -159,4 +213,13 @@ fn edge_checksums_of_zero_and_all_ones_come_out_as_on_the_host() {
     }
     assert!(found >= 8, "{found}");
     twins.compare();
+}
+
+#[test]
+fn edge_packets_that_are_hostile_fare_as_on_the_host() {
+    for (redirect, at, seed) in [(true, ETHERNET, 6), (false, ETHERNET, 7), (true, 0, 8)] {
+        let mut twins = Twins::new(redirect, at, 4096, seed);
+        twins.suffer(seed, 2000);
+        assert!(twins.given[..2].iter().all(|times| *times > 50), "{:?}", twins.given);
+    }
 }

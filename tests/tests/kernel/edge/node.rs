@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_ebpf::abi::{
     Address, DROP_FLOW, FORWARD, Frontend, FrontendKey, ListState, MASQUERADE, Member, NODE_PORTS,
-    NOT_LISTED, OWN, POD_RULES, ServerKey, Side, SlotKey, SourceKey, Target,
+    NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey, Side, SlotKey, SourceKey, TRUSTS_STACK, Target,
 };
 use dataplane_ebpf::datapath::edge::header::Version;
 use dataplane_ebpf::datapath::edge::open::unspecified;
@@ -59,6 +59,7 @@ pub(crate) fn tables(redirect: bool) -> EdgeTables {
     for v6 in [false, true] {
         tables.own.insert(address(v6, NODE, 1), NODE_PORTS);
         tables.own.insert(address(v6, NODE, 2), OWN);
+        tables.backed.insert(address(v6, HERE, 1));
         // The network of pods here.
         let mask = if v6 { u128::MAX << 96 } else { u128::MAX << 16 };
         tables.sides[usize::from(v6)] = Side {
@@ -67,7 +68,7 @@ pub(crate) fn tables(redirect: bool) -> EdgeTables {
             pods_mask: words(mask.to_be_bytes()),
             first_port: PORT.into(),
             ports: 1,
-            redirect: redirect.into(),
+            forwarding: if redirect { REDIRECT } else { 0 } | TRUSTS_STACK,
         };
         frontends(&mut tables, v6);
         // All but the last: two clients.

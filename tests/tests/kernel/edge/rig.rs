@@ -15,8 +15,10 @@ use lab::netns::Netns;
 
 use crate::rig::refill;
 
-/// Programs that hang on devices, by direction.
-pub(crate) const HOOKED: [[&str; 2]; 2] = [["edge_in", "edge_in_bare"], ["edge_out", "edge_out_bare"]];
+/// Programs that hang on devices: in, out, in by the device of endpoints here. Each for devices with and without hardware addresses,
+/// but that the last does nothing on the latter and is not there.
+pub(crate) const HOOKED: [[&str; 2]; 3] =
+    [["edge_in", "edge_in_bare"], ["edge_out", "edge_out_bare"], ["edge_back", "edge_back"]];
 
 /// Every address is reached by this hop, and so every caller.
 pub(crate) const HOP: Hop = Hop { device: 7, addresses: words([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]) };
@@ -52,7 +54,7 @@ impl EdgeRig {
         let netns = Netns::new().expect("a namespace");
         batch(&netns, ROUTES).expect("a device and routes");
         let mut ebpf = object(flows);
-        for name in abi::STEP_PROGRAMS.iter().chain(HOOKED.as_flattened()) {
+        for name in abi::STEP_PROGRAMS {
             program(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let fds = abi::STEP_PROGRAMS.map(|name| {
@@ -77,10 +79,13 @@ impl EdgeRig {
             sources,
             own,
             devices,
+            backed,
             sides,
             epoch,
             flows: _,
+            flows_before: _,
             room: _,
+            fragments: _,
             stays: _,
             seconds: _,
             random: _,
@@ -92,6 +97,7 @@ impl EdgeRig {
         refill(ebpf, abi::SERVERS, servers);
         refill(ebpf, abi::OWN_ADDRESSES, own);
         refill(ebpf, abi::DEVICES, &devices.iter().map(|device| (*device, 1_u32)).collect());
+        refill(ebpf, abi::BACKED, &backed.iter().map(|address| (*address, 1_u32)).collect());
         let none = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
         for list in 0..ROOM {
             set(ebpf, abi::LISTS, list, lists.get(&list).copied().unwrap_or(none));
@@ -160,7 +166,9 @@ fn object(flows: u32) -> Ebpf {
         abi::SOURCES,
         abi::OWN_ADDRESSES,
         abi::DEVICES,
+        abi::BACKED,
         abi::STAYS,
+        abi::FRAGMENTS,
     ] {
         loader.map_max_entries(map, ROOM);
     }

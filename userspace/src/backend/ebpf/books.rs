@@ -9,7 +9,7 @@ use dataplane_ebpf::abi::ServiceKey;
 use super::image::{self, Entries, Numbers, Plan};
 use crate::backend::Wanted;
 use crate::desired::ServicePort;
-use crate::model::{ServiceName, ServicePortName, ports_of};
+use crate::model::{ServiceName, ServicePortName};
 
 /// By service port.
 pub(super) type Ports = BTreeMap<ServicePortName, Entries>;
@@ -77,7 +77,7 @@ impl Books {
         let nothing = Entries::default();
         for (service, ports) in wanted {
             let renamed = self.renamed(service, ports);
-            let gone = ports_of(&self.have, service)
+            let gone = ServicePortName::all_of(&self.have, service)
                 .map(|(name, _)| name)
                 .filter(|name| !ports.contains_key(name) && !renamed.values().any(|before| before == *name));
             image.extend(gone.map(|name| Change::none(name.clone())));
@@ -99,7 +99,7 @@ impl Books {
         service: &ServiceName,
         ports: &BTreeMap<ServicePortName, ServicePort>,
     ) -> BTreeMap<ServicePortName, ServicePortName> {
-        let mut gone: Ports = ports_of(&self.have, service)
+        let mut gone: Ports = ServicePortName::all_of(&self.have, service)
             .filter(|(name, _)| !ports.contains_key(name))
             .map(|(name, entries)| (name.clone(), entries.clone()))
             .collect();

@@ -258,6 +258,13 @@ impl Ebpf {
 }
 
 impl Ebpf {
+    /// Follows the node's addresses as they come and go. Called several times a second.
+    pub fn follow(&mut self) {
+        if self.in_force.is_some() {
+            self.own.follow();
+        }
+    }
+
     /// What it cannot do for a service port; `outside`: others serve callers from outside.
     pub fn unserved_beside(&self, name: &ServicePortName, port: &ServicePort, outside: bool) -> Vec<Problem> {
         unserved::problems(name, port, outside)
@@ -311,14 +318,6 @@ impl Backend for Ebpf {
     fn enable(&mut self) -> Result<(), BackendError> {
         self.own.refresh();
         self.turn_over()
-    }
-
-    /// Follows the node's addresses as they come and go; nobody has taken anything away then.
-    fn disturbed(&mut self) -> bool {
-        if self.in_force.is_some() {
-            self.own.follow();
-        }
-        false
     }
 
     fn tend(&mut self) {

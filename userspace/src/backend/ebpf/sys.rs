@@ -11,6 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 const MAP_LOOKUP_ELEM: u32 = 1;
+const MAP_UPDATE_ELEM: u32 = 2;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
@@ -144,6 +145,19 @@ pub(in crate::backend) fn update_batch(
         ..BatchAttr::default()
     };
     bpf(MAP_UPDATE_BATCH, &mut attr).map(|_| ())
+}
+
+/// Writes one entry, unless there is one with its key; whether it was written.
+pub(in crate::backend) fn insert(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<bool> {
+    /// `BPF_NOEXIST`.
+    const NEW: u64 = 1;
+    let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
+    let mut attr = ElementAttr { map_fd: raw(map), pad: 0, key, value, flags: NEW };
+    match bpf(MAP_UPDATE_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes entries. Returns how many were removed before the first key that is not there, and whether there was one.

@@ -66,6 +66,12 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Ok(found.map_err(|error| failed(self.name, "read", error))?.then(|| value(&room)))
     }
 
+    /// Writes an entry, unless there is one with its key. Whether it was written.
+    pub(in crate::backend) fn add(&self, key: &K, value: &V) -> Result<bool, BackendError> {
+        let added = sys::insert(self.data.fd().as_fd(), bytes(key), bytes(value));
+        added.map_err(|error| failed(self.name, "write", error))
+    }
+
     /// Every entry, sorted by key.
     pub(in crate::backend) fn dump(&self) -> Result<Vec<(K, V)>, BackendError>
     where

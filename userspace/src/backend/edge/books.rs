@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use dataplane_ebpf::abi::{
     Frontend, FrontendKey, ListState, Member, NOT_LISTED, ServerKey, SlotKey, SourceKey, Target,
@@ -11,7 +13,7 @@ use ring::digest::{SHA256, digest};
 
 use super::image::{self, Image, Listed, Server, address, network};
 use crate::backend::Wanted;
-use crate::model::{ServicePortName, ports_of};
+use crate::model::ServicePortName;
 
 /// What is to be written and removed, in the order in which it is done: nobody ever sees half a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub(super) struct Books {
     free: Vec<u32>,
     next: u32,
     generation: u32,
+    /// Endpoints on this node, and how many lists they are in.
+    here: BTreeMap<IpAddr, usize>,
 }
 
 /// What a change makes of the books.
@@ -59,6 +63,11 @@ impl Books {
         Self { generation, ..Self::default() }
     }
 
+    /// Endpoints on this node.
+    pub(super) fn here(&self) -> BTreeSet<IpAddr> {
+        self.here.keys().copied().collect()
+    }
+
     /// How many numbers of lists have been given out.
     pub(super) fn lists(&self) -> u32 {
         self.next
@@ -69,7 +78,7 @@ impl Books {
     pub(super) fn step(&mut self, wanted: &Wanted) -> Step {
         let mut step = Step { plan: Plan::default(), held: Vec::new() };
         for (service, ports) in wanted {
-            let names = ports_of(&self.have, service).map(|(name, _)| name);
+            let names = ServicePortName::all_of(&self.have, service).map(|(name, _)| name);
             let gone: Vec<_> = names.filter(|name| !ports.contains_key(name)).cloned().collect();
             gone.into_iter().for_each(|name| self.change(&mut step, name, Image::default()));
             for (name, port) in ports {
@@ -177,7 +186,23 @@ impl Books {
             } else {
                 self.have.insert(name, held.clone())
             };
-            self.free_numbers(&had.unwrap_or_default(), &held);
+            let had = had.unwrap_or_default();
+            self.count_here(&had, &held);
+            self.free_numbers(&had, &held);
+        }
+    }
+
+    fn count_here(&mut self, had: &Held, held: &Held) {
+        for endpoint in held.image.here() {
+            *self.here.entry(endpoint).or_default() += 1;
+        }
+        for endpoint in had.image.here() {
+            if let Entry::Occupied(mut times) = self.here.entry(endpoint) {
+                *times.get_mut() -= 1;
+                if *times.get() == 0 {
+                    times.remove();
+                }
+            }
         }
     }
 
@@ -185,6 +210,13 @@ impl Books {
         let numbers = |held: &Held| [held.lists[0].0, held.lists[1].0, held.sources];
         let now = numbers(held);
         self.free.extend(numbers(had).into_iter().filter(|number| *number != 0 && !now.contains(number)));
+    }
+}
+
+impl Step {
+    /// Endpoints on this node that a change names.
+    pub(super) fn here(&self) -> BTreeSet<IpAddr> {
+        self.held.iter().flat_map(|(_, held)| held.image.here()).collect()
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::MapData;
 use dataplane_ebpf::abi::{ANSWERED, FLOWS, Flow, FlowKey, PEER_FIN, PEER_RST, SEEN_FIN, SEEN_RST};
 use dataplane_ebpf::datapath::edge::header::TCP;
 use dataplane_ebpf::datapath::edge::life;
@@ -15,6 +14,7 @@ use serde::Serialize;
 use tracing::debug;
 
 use super::super::ebpf::table::Table;
+use super::grow;
 use crate::backend::BackendError;
 
 /// How long after a flow's last packet it is removed, in seconds. As the kernel's connection tracking does it
@@ -35,12 +35,14 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Sweeper {
     shared: Arc<Shared>,
+    room: u32,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     ended: AtomicBool,
     entries: AtomicU64,
+    rounds: AtomicU64,
 }
 
 /// Where a flow is in its life, as far as its packets tell.
@@ -102,8 +104,7 @@ impl State {
 
 /// The table.
 pub(super) fn open(home: &Path) -> Result<Table<FlowKey, Flow>, BackendError> {
-    let failed = |error| BackendError::Map { deed: "open", map: FLOWS, source: io::Error::other(error) };
-    Table::new(FLOWS, MapData::from_pin(home.join(FLOWS)).map_err(failed)?)
+    grow::open(FLOWS, &home.join(FLOWS))
 }
 
 /// Seconds of the clock that programs use.
@@ -115,9 +116,20 @@ pub(super) fn now() -> u32 {
 impl Sweeper {
     pub(super) fn start(table: Table<FlowKey, Flow>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let own = Arc::clone(&shared);
+        let (own, room) = (Arc::clone(&shared), table.capacity());
         thread::Builder::new().name("sluice-flows".to_owned()).spawn(move || run(&table, &own))?;
-        Ok(Self { shared })
+        Ok(Self { shared, room })
+    }
+
+    /// How many entries there is room for.
+    pub(super) fn room(&self) -> u32 {
+        self.room
+    }
+
+    /// How often the table has been gone through, and how many entries there were the last time.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        let rounds = self.shared.rounds.load(Ordering::Acquire);
+        (rounds, self.entries())
     }
 
     /// Entries that were there the last time, two for each flow.
@@ -134,6 +146,13 @@ impl Drop for Sweeper {
 
 fn run(table: &Table<FlowKey, Flow>, shared: &Shared) {
     loop {
+        match sweep(table, now()) {
+            Ok(entries) => {
+                shared.entries.store(entries as u64, Ordering::Relaxed);
+                shared.rounds.fetch_add(1, Ordering::Release);
+            }
+            Err(error) => debug!(error = &error as &dyn std::error::Error, "could not go through the flows"),
+        }
         let mut waited = Duration::ZERO;
         while waited < PAUSE {
             if shared.ended.load(Ordering::Relaxed) {
@@ -141,10 +160,6 @@ fn run(table: &Table<FlowKey, Flow>, shared: &Shared) {
             }
             thread::sleep(TICK);
             waited += TICK;
-        }
-        match sweep(table, now()) {
-            Ok(entries) => shared.entries.store(entries as u64, Ordering::Relaxed),
-            Err(error) => debug!(error = &error as &dyn std::error::Error, "could not go through the flows"),
         }
     }
 }

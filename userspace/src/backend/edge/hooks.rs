@@ -11,7 +11,7 @@ use super::object::Object;
 use crate::backend::BackendError;
 
 /// `BPF_TCX_INGRESS`.
-const INGRESS: u32 = 46;
+pub(super) const INGRESS: u32 = 46;
 /// `BPF_TCX_EGRESS`.
 const EGRESS: u32 = 47;
 

@@ -66,6 +66,14 @@ impl Rules {
     }
 }
 
+impl Image {
+    /// Endpoints on this node, once for each time that they are in a list.
+    pub(super) fn here(&self) -> impl Iterator<Item = IpAddr> {
+        let servers = self.lists.iter().flatten().flat_map(|list| list.listed.iter().chain(&list.kept));
+        servers.filter(|server| server.here).map(|server| server.address.ip())
+    }
+}
+
 /// Place of a list among those of a service port.
 pub(super) const fn place(list: List) -> usize {
     match list {

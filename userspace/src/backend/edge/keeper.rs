@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Edge, Report, Settings, remove_all, remove_hooks};
+use super::{Capacity, Edge, Report, Settings, remove_all, remove_hooks};
 use crate::backend::{Applied, BackendError, Wanted, chain};
 use crate::desired::Context;
 
 /// Wait before it is tried again: doubled each time, up to the second figure.
 const RETRY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+/// How often room is doubled at once.
+const DOUBLINGS: u32 = 8;
 
 /// The layer, if it is asked for and works.
 #[derive(Debug, Default)]
@@ -18,6 +21,10 @@ pub struct Keeper {
     settings: Option<Settings>,
     context: Context,
     layer: Layer,
+    /// Its tables are full: what it holds is not all.
+    outgrown: bool,
+    /// When it may be asked again whether its table of flows fills.
+    patient: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -84,10 +91,46 @@ impl Keeper {
     /// Brings some Services to the wanted state.
     pub fn apply(&mut self, wanted: &Wanted) -> Applied {
         let Layer::Up(edge) = &mut self.layer else { return Applied::default() };
+        if self.outgrown {
+            // The bigger one gets everything.
+            return Applied::default();
+        }
         edge.apply(wanted).unwrap_or_else(|error| {
-            self.down(&error);
+            if error.is_full() {
+                self.outgrown = true;
+            } else {
+                self.down(&error);
+            }
             Applied::default()
         })
+    }
+
+    /// Gives it bigger tables if these are full, or will be soon. Nothing that is in force stops.
+    pub fn grow<I: Iterator<Item = Wanted>>(&mut self, everything: impl FnOnce() -> I) {
+        let (Layer::Up(edge), Some(settings)) = (&mut self.layer, &self.settings) else { return };
+        let is_patient = self.patient.is_some_and(|until| Instant::now() < until);
+        let flows = if is_patient { None } else { edge.wanted_flows() };
+        if !self.outgrown && flows.is_none() {
+            return;
+        }
+        let mut settings = settings.clone();
+        settings.capacity.flows = flows.unwrap_or(settings.capacity.flows);
+        match raise(&mut settings, &self.context, everything()) {
+            Ok(edge) => {
+                info!(capacity = ?settings.capacity, "the edge layer has bigger tables");
+                self.settings = Some(settings);
+                self.outgrown = false;
+                self.layer = Layer::Up(Box::new(edge));
+            }
+            Err(error) if self.outgrown => {
+                self.outgrown = false;
+                self.down(&error);
+            }
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "could not make a bigger table of flows");
+                self.patient = Some(Instant::now() + RETRY[1]);
+            }
+        }
     }
 
     /// Puts it into force, and repairs it.
@@ -99,19 +142,20 @@ impl Keeper {
         }
     }
 
-    /// Whether devices, addresses or hooks are not what they were.
-    pub fn disturbed(&mut self) -> bool {
-        match &mut self.layer {
-            Layer::Up(edge) => edge.disturbed(),
-            Layer::Off | Layer::Down { .. } => false,
+    /// Follows devices, addresses and routes as they come and go.
+    pub fn follow(&mut self) {
+        if let Layer::Up(edge) = &mut self.layer
+            && let Err(error) = edge.follow()
+        {
+            self.down(&error);
         }
     }
 
     /// Tries again what did not work, with all there is.
-    pub fn tend(&mut self, everything: impl Iterator<Item = Wanted>) {
+    pub fn tend<I: Iterator<Item = Wanted>>(&mut self, everything: impl FnOnce() -> I) {
         let Layer::Down { again, .. } = &self.layer else { return };
-        let Some(settings) = self.settings.as_ref().filter(|_| Instant::now() >= *again) else { return };
-        match raise(settings, &self.context, everything) {
+        let Some(settings) = self.settings.as_mut().filter(|_| Instant::now() >= *again) else { return };
+        match raise(settings, &self.context, everything()) {
             Ok(edge) => {
                 info!("the edge layer works again");
                 self.layer = Layer::Up(Box::new(edge));
@@ -139,15 +183,30 @@ impl Keeper {
     }
 }
 
+/// Room for Services is doubled until all of them fit.
 fn raise(
-    settings: &Settings,
+    settings: &mut Settings,
     context: &Context,
     everything: impl Iterator<Item = Wanted>,
 ) -> Result<Edge, BackendError> {
+    let everything: Vec<Wanted> = everything.collect();
+    for _ in 0..DOUBLINGS {
+        match fill(settings, context, &everything) {
+            Err(error) if error.is_full() => {
+                let Capacity { services, slots, .. } = &mut settings.capacity;
+                (*services, *slots) = (services.saturating_mul(2), slots.saturating_mul(2));
+            }
+            outcome => return outcome,
+        }
+    }
+    fill(settings, context, &everything)
+}
+
+fn fill(settings: &Settings, context: &Context, everything: &[Wanted]) -> Result<Edge, BackendError> {
     let mut edge = Edge::open(settings)?;
     edge.surround(context);
     for share in everything {
-        edge.apply(&share)?;
+        edge.apply(share)?;
     }
     edge.enable()?;
     Ok(edge)

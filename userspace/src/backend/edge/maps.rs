@@ -19,6 +19,7 @@ pub(super) struct Maps {
     sources: Table<SourceKey, u32>,
     own: Table<Address, u32>,
     devices: Table<u32, u32>,
+    backed: Table<Address, u32>,
     sides: Array<MapData, Side>,
 }
 
@@ -32,6 +33,7 @@ impl Maps {
             sources: object.table(abi::SOURCES)?,
             own: object.table(abi::OWN_ADDRESSES)?,
             devices: object.table(abi::DEVICES)?,
+            backed: object.table(abi::BACKED)?,
             sides: object.array(abi::SIDES)?,
         })
     }
@@ -70,6 +72,12 @@ impl Maps {
     /// Says which devices have our programs.
     pub(super) fn set_devices(&self, devices: &[(u32, u32)]) -> Result<(), BackendError> {
         replace(&self.devices, devices)
+    }
+
+    /// Says of which endpoints the answers come in by a device with our program for them, and of which no longer.
+    pub(super) fn set_backed(&self, now: &[(Address, u32)], gone: &[Address]) -> Result<(), BackendError> {
+        self.backed.remove(gone)?;
+        self.backed.put(now)
     }
 }
 

@@ -3,8 +3,10 @@
 //! Every daemon fills maps of its own and then turns the devices' hooks over to programs that work on these; flows, what
 //! clients got under session affinity, and counts outlive it. So nothing is ever read back, and nothing is in force half.
 
+mod backs;
 mod books;
 mod flows;
+mod grow;
 mod hooks;
 mod image;
 mod keeper;
@@ -20,22 +22,27 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, PerCpuArray};
-use dataplane_ebpf::abi::{self, EdgeCounter, NODE_PORTS, OWN, SIDE_V4, SIDE_V6, Side};
+use dataplane_ebpf::abi::{
+    self, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
+};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use self::backs::{BACKS, Backs, Change};
 use self::books::Books;
 pub use self::books::service_number;
 pub use self::flows::State;
 use self::flows::Sweeper;
+use self::grow::Mover;
 use self::hooks::{Hooks, Programs};
 pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
-pub use self::object::{Capacity, usual_flows};
+pub use self::object::{Capacity, flows_within};
 use self::object::{Object, broken, home};
 pub use self::pairs::{Pair, read_flows};
 use super::ebpf::{pins, sys};
@@ -54,6 +61,8 @@ pub struct Settings {
     pub devices: Vec<String>,
     /// Whether packets go to the next hop past the host's stack.
     pub redirect: bool,
+    /// Whether what endpoints here answer may come through the host's stack: nobody there gives it another source.
+    pub trusts_stack: bool,
     /// Ports for masqueraded flows.
     pub ports: RangeInclusive<u16>,
 }
@@ -69,11 +78,17 @@ pub struct Report {
     pub forwarding: String,
     /// The devices.
     pub devices: Vec<DeviceState>,
+    /// Devices behind which endpoints of this node are, with our program for what they answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoint_devices: Vec<String>,
     /// Names that `--devices` gives and no device has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
     /// Entries in the table of flows, two for each flow.
     pub flow_entries: u64,
+    /// How many entries there is room for.
+    #[serde(default)]
+    pub flow_room: u64,
     /// Event counts by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -103,11 +118,15 @@ pub struct DeviceState {
     pub attached: bool,
 }
 
+/// How often routes are followed at most.
+const ROUTES: Duration = Duration::from_millis(200);
+
 /// The layer, and what it is known to hold.
 pub struct Edge {
     settings: Settings,
     home: PathBuf,
     hooks: Hooks,
+    backs: Backs,
     programs: Programs,
     maps: Maps,
     books: Books,
@@ -115,8 +134,15 @@ pub struct Edge {
     network: Network,
     monitor: Monitor,
     sweeper: Sweeper,
+    mover: Option<Mover>,
+    /// Flows opened when the table was last gone through, and which time that was.
+    opened: (u64, u64),
     counters: PerCpuArray<MapData, u64>,
     in_force: bool,
+    /// Whether programs look for flows in the table of before, too.
+    moves: bool,
+    /// When ways to endpoints were last looked for anew.
+    followed: Instant,
     /// What has been said of devices in the log.
     told: Vec<Problem>,
     _object: Object,
@@ -131,6 +157,7 @@ impl Edge {
         let mut object = Object::load(&home, settings.capacity)?;
         pin_steps(&mut object, &home)?;
         let programs = Programs::of(&mut object)?;
+        let backs = Backs::new(&home, &mut object)?;
         let maps = Maps::of(&mut object)?;
         let monitor = Monitor::start(object.array(abi::EPOCH)?).map_err(BackendError::Network)?;
         let sweeper = Sweeper::start(flows::open(&home)?).map_err(BackendError::Network)?;
@@ -140,13 +167,18 @@ impl Edge {
             settings: settings.clone(),
             home,
             hooks,
+            backs,
             programs,
             maps,
             books: Books::new(seed()),
             context: Context::default(),
             monitor,
             sweeper,
+            mover: None,
+            opened: (0, 0),
             in_force: false,
+            moves: false,
+            followed: Instant::now(),
             told: Vec::new(),
             _object: object,
         })
@@ -169,17 +201,60 @@ impl Edge {
         if self.books.lists() > self.maps.room() {
             return Err(BackendError::Full(abi::LISTS));
         }
+        // Before anybody is sent to them.
+        let arrived = step.here();
+        if self.in_force && self.settings.redirect && !arrived.is_empty() {
+            let change = self.backs.add_new(&arrived, &self.covered());
+            self.tell_backed(change)?;
+        }
         let applied = self.maps.write(&step.plan)?;
         self.books.done(step);
+        if self.in_force {
+            self.back_no_others()?;
+        }
         Ok(applied)
+    }
+
+    /// Has all answers of endpoints here come in by our programs, wherever they are now.
+    fn back(&mut self) -> Result<(), BackendError> {
+        if self.settings.redirect {
+            let change = self.backs.add(&self.books.here(), &self.covered());
+            self.tell_backed(change)?;
+        }
+        self.back_no_others()?;
+        self.backs.tidy();
+        Ok(())
+    }
+
+    fn back_no_others(&mut self) -> Result<(), BackendError> {
+        let endpoints = if self.settings.redirect { self.books.here() } else { BTreeSet::new() };
+        let change = self.backs.keep(&endpoints);
+        if change != Change::default() {
+            self.tell_backed(change)?;
+            self.backs.tidy();
+        }
+        Ok(())
+    }
+
+    fn tell_backed(&self, change: Change) -> Result<(), BackendError> {
+        let now: Vec<_> = change.now.iter().map(|(ip, device)| (image::address(*ip), *device)).collect();
+        let gone: Vec<_> = change.gone.into_iter().map(image::address).collect();
+        self.maps.set_backed(&now, &gone)
+    }
+
+    /// Devices that have our programs, or will at once.
+    fn covered(&self) -> BTreeSet<u32> {
+        self.chosen().iter().map(|device| device.index).collect()
     }
 
     /// Puts the programs behind the devices' hooks, and says what is the same for all flows.
     pub fn enable(&mut self) -> Result<(), BackendError> {
+        self.moves = grow::aside(&self.home).exists() && !self.mover.as_ref().is_some_and(Mover::is_done);
         self.describe()?;
         let chosen = self.chosen();
         let indexes: Vec<(u32, u32)> = chosen.iter().map(|device| (device.index, 1)).collect();
         self.maps.set_devices(&indexes)?;
+        self.back()?;
         for device in &chosen {
             self.hooks.put(device, &self.programs)?;
         }
@@ -189,6 +264,9 @@ impl Edge {
             info!(devices = names.join(","), redirect = self.settings.redirect, "the edge layer is in force");
         }
         self.in_force = true;
+        if self.mover.is_none() {
+            self.mover = Mover::start(&self.home)?;
+        }
         self.tell();
         for device in self.hooks.devices() {
             if indexes.iter().all(|(index, _)| *index != device) {
@@ -209,16 +287,54 @@ impl Edge {
         self.told = problems;
     }
 
-    /// Follows devices and addresses as they come and go. Cheap as long as nothing changes.
-    pub fn disturbed(&mut self) -> bool {
-        if !self.monitor.take() {
-            return false;
+    /// Follows devices, addresses and routes as they come and go. Cheap as long as nothing changes.
+    pub fn follow(&mut self) -> Result<(), BackendError> {
+        if self.monitor.take_devices() && self.look_again() && self.in_force {
+            return self.enable();
         }
+        if self.moves && self.mover.as_ref().is_some_and(Mover::is_done) {
+            self.moves = false;
+            self.describe()?;
+            let path = grow::aside(&self.home);
+            return grow::forget(&self.home).map_err(|source| BackendError::Pin {
+                deed: "remove",
+                path,
+                source,
+            });
+        }
+        // Where routes come and go by the hundred, each of them is not worth a look.
+        if self.in_force && self.followed.elapsed() >= ROUTES && self.monitor.take_routes() {
+            self.followed = Instant::now();
+            return self.back();
+        }
+        Ok(())
+    }
+
+    /// For how many flows there should be room, if that is more than there is.
+    pub fn wanted_flows(&mut self) -> Option<u32> {
+        let (round, entries) = self.sweeper.counted();
+        let opened = self.count(EdgeCounter::Opened);
+        if round != self.opened.1 {
+            self.opened = (opened, round);
+        }
+        let room = u64::from(self.sweeper.room());
+        let used = entries + 2 * opened.saturating_sub(self.opened.0);
+        let flows = self.sweeper.room() / 2;
+        let may = self.in_force && !self.moves && flows < self.settings.capacity.most_flows;
+        (may && used > room / 4 * 3).then(|| flows.saturating_mul(2).min(self.settings.capacity.most_flows))
+    }
+
+    fn count(&self, counter: EdgeCounter) -> u64 {
+        self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// Whether devices or addresses are not what they were.
+    fn look_again(&mut self) -> bool {
         match network::read() {
             Ok(network) => {
                 let is_new = self.network != network;
                 self.network = network;
-                is_new && self.in_force
+                is_new
             }
             Err(error) => {
                 warn!(%error, "could not read devices, addresses and routes");
@@ -233,16 +349,15 @@ impl Edge {
             device: device.name.clone(),
             attached: self.hooks.stand(device.index),
         };
-        let count = |counter: EdgeCounter| {
-            let values = self.counters.get(&(counter as u32), 0).ok();
-            (counter.name().to_owned(), values.map_or(0, |values| values.iter().sum()))
-        };
+        let count = |counter: EdgeCounter| (counter.name().to_owned(), self.count(counter));
         Report {
             down: None,
             forwarding: if self.settings.redirect { "redirect" } else { "stack" }.to_owned(),
             devices: self.chosen().iter().map(state).collect(),
+            endpoint_devices: self.endpoint_devices(),
             missing: self.missing(),
             flow_entries: self.sweeper.entries(),
+            flow_room: self.sweeper.room().into(),
             counters: EdgeCounter::ALL.into_iter().map(count).collect(),
         }
     }
@@ -289,7 +404,9 @@ impl Edge {
             pods_mask,
             first_port: u32::from(first),
             ports: u32::from(last.saturating_sub(first)) + 1,
-            redirect: u32::from(self.settings.redirect),
+            forwarding: if self.settings.redirect { REDIRECT } else { 0 }
+                | if self.settings.trusts_stack { TRUSTS_STACK } else { 0 }
+                | if self.moves { MOVES } else { 0 },
         }
     }
 
@@ -300,6 +417,12 @@ impl Edge {
             ours.contains(device) && Family::of(*address) == family && !is_local(*address)
         };
         self.network.addresses.iter().find(fits).map(|(_, address)| *address)
+    }
+
+    fn endpoint_devices(&self) -> Vec<String> {
+        let with = self.backs.devices();
+        let devices = self.network.devices.iter().filter(|device| with.contains(&device.index));
+        devices.map(|device| device.name.clone()).collect()
     }
 
     /// Names that were given and that no device has.
@@ -380,7 +503,8 @@ pub fn remove_all(pin_dir: &Path) -> Result<usize, BackendError> {
 
 /// Takes its programs off all devices.
 fn remove_hooks(pin_dir: &Path) -> Result<usize, BackendError> {
-    pins::remove(&home(pin_dir).join("links"))
+    let home = home(pin_dir);
+    Ok(pins::remove(&home.join("links"))? + pins::remove(&home.join(BACKS))?)
 }
 
 impl fmt::Debug for Edge {

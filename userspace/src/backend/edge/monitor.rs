@@ -31,7 +31,8 @@ pub(super) struct Monitor {
 
 #[derive(Debug, Default)]
 struct Shared {
-    changed: AtomicBool,
+    devices: AtomicBool,
+    routes: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -39,8 +40,12 @@ struct Shared {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct News {
     hops: bool,
+    routes: bool,
     devices: bool,
 }
+
+/// It may be anything.
+const EVERYTHING: News = News { hops: true, routes: true, devices: true };
 
 /// Hardware addresses, by device and neighbour.
 #[derive(Debug, Default)]
@@ -62,8 +67,13 @@ impl Monitor {
     }
 
     /// Whether devices or addresses may have changed since the last time this was asked.
-    pub(super) fn take(&self) -> bool {
-        self.shared.changed.swap(false, Ordering::Relaxed)
+    pub(super) fn take_devices(&self) -> bool {
+        self.shared.devices.swap(false, Ordering::Relaxed)
+    }
+
+    /// The same of routes.
+    pub(super) fn take_routes(&self) -> bool {
+        self.shared.routes.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -81,7 +91,7 @@ fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
         let news = match socket.recv(&mut &mut buffer[..], 0) {
             Ok(length) => read(buffer.get(..length).unwrap_or_default(), &mut neighbours),
             // More happened than there was room for.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => News { hops: true, devices: true },
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => EVERYTHING,
             Err(error) => {
                 warn!(%error, "cannot listen to changes of routes any more; next hops are looked up anew each time");
                 return drop(epoch.set(0, NO_EPOCH, 0));
@@ -90,8 +100,11 @@ fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
         if news.hops {
             raise(epoch);
         }
+        if news.routes {
+            shared.routes.store(true, Ordering::Relaxed);
+        }
         if news.devices {
-            shared.changed.store(true, Ordering::Relaxed);
+            shared.devices.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -108,11 +121,15 @@ fn read(mut bytes: &[u8], neighbours: &mut Neighbours) -> News {
     let mut all = News::default();
     while !bytes.is_empty() {
         let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else {
-            return News { hops: true, devices: true };
+            return EVERYTHING;
         };
         if let NetlinkPayload::InnerMessage(inner) = &message.payload {
             let news = neighbours.news(inner);
-            all = News { hops: all.hops || news.hops, devices: all.devices || news.devices };
+            all = News {
+                hops: all.hops || news.hops,
+                routes: all.routes || news.routes,
+                devices: all.devices || news.devices,
+            };
         }
         let used = (message.header.length as usize).next_multiple_of(4).max(1);
         bytes = bytes.get(used..).unwrap_or_default();
@@ -123,17 +140,17 @@ fn read(mut bytes: &[u8], neighbours: &mut Neighbours) -> News {
 impl Neighbours {
     fn news(&mut self, message: &RouteNetlinkMessage) -> News {
         if let RouteNetlinkMessage::NewNeighbour(neighbour) = message {
-            return News { hops: self.learn(neighbour), devices: false };
+            return News { hops: self.learn(neighbour), ..News::default() };
         }
         if let RouteNetlinkMessage::DelNeighbour(neighbour) = message {
             self.0.remove(&key(neighbour));
-            return News { hops: true, devices: false };
+            return News { hops: true, ..News::default() };
         }
         if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message {
             // Where routes come and go by the thousand, only those to everywhere say anything about devices.
-            return News { hops: true, devices: route.header.destination_prefix_length == 0 };
+            return News { devices: route.header.destination_prefix_length == 0, ..EVERYTHING };
         }
-        News { hops: true, devices: true }
+        EVERYTHING
     }
 
     /// Whether a neighbour has another address than before, or none. That one has been heard of again is no news.

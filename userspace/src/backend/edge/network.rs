@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -36,11 +36,16 @@ pub(super) struct Device {
     pub(super) is_loopback: bool,
 }
 
-/// Reads all of it in this network namespace.
-pub(super) fn read() -> io::Result<Network> {
+fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// Reads all of it in this network namespace.
+pub(super) fn read() -> io::Result<Network> {
+    let socket = connect()?;
     let mut network = Network::default();
     dump(&socket, RouteNetlinkMessage::GetLink(LinkMessage::default()), |message| {
         if let RouteNetlinkMessage::NewLink(link) = message {
@@ -62,6 +67,61 @@ pub(super) fn read() -> io::Result<Network> {
         })?;
     }
     Ok(network)
+}
+
+/// The device by which packets to an address leave this node, asked of the kernel one by one. `None` if the address is the
+/// node's own, or there is no way.
+pub(super) struct Ways(Socket);
+
+impl Ways {
+    pub(super) fn new() -> io::Result<Self> {
+        connect().map(Self)
+    }
+
+    pub(super) fn towards(&self, address: IpAddr) -> io::Result<Option<Device>> {
+        let mut question = RouteMessage::default();
+        let (family, bits, address) = match address {
+            IpAddr::V4(v4) => (AddressFamily::Inet, 32, RouteAddress::Inet(v4)),
+            IpAddr::V6(v6) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(v6)),
+        };
+        question.header.address_family = family;
+        question.header.destination_prefix_length = bits;
+        question.attributes.push(RouteAttribute::Destination(address));
+        let mut index = None;
+        self.ask(RouteNetlinkMessage::GetRoute(question), |answer| {
+            if let RouteNetlinkMessage::NewRoute(route) = answer
+                && route.header.kind == RouteType::Unicast
+            {
+                index = route.attributes.iter().find_map(|attribute| {
+                    let RouteAttribute::Oif(index) = attribute else { return None };
+                    Some(*index)
+                });
+            }
+        })?;
+        index.map_or(Ok(None), |index| self.device(index))
+    }
+
+    fn device(&self, index: u32) -> io::Result<Option<Device>> {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let mut found = None;
+        self.ask(RouteNetlinkMessage::GetLink(question), |answer| {
+            if let RouteNetlinkMessage::NewLink(link) = answer {
+                found = Some(device(&link));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// What the kernel does not find is no error.
+    fn ask(&self, question: RouteNetlinkMessage, take: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+        const MISSING: [i32; 5] =
+            [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENODEV, libc::EACCES, libc::EINVAL];
+        match exchange(&self.0, question, NLM_F_REQUEST | NLM_F_ACK, take) {
+            Err(error) if error.raw_os_error().is_some_and(|code| MISSING.contains(&code)) => Ok(()),
+            outcome => outcome,
+        }
+    }
 }
 
 fn device(link: &LinkMessage) -> Device {
@@ -112,10 +172,20 @@ fn default_of(route: &RouteMessage) -> Vec<u32> {
 fn dump(
     socket: &Socket,
     question: RouteNetlinkMessage,
+    take: impl FnMut(RouteNetlinkMessage),
+) -> io::Result<()> {
+    exchange(socket, question, NLM_F_REQUEST | NLM_F_DUMP, take)
+}
+
+/// Sends a question, and reads answers until the kernel says that it was the last.
+fn exchange(
+    socket: &Socket,
+    question: RouteNetlinkMessage,
+    flags: u16,
     mut take: impl FnMut(RouteNetlinkMessage),
 ) -> io::Result<()> {
     let mut message = NetlinkMessage::from(question);
-    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.header.flags = flags;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -130,8 +200,9 @@ fn dump(
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) => return Ok(()),
                 NetlinkPayload::InnerMessage(inner) => take(inner),
-                NetlinkPayload::Error(_) | NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
+                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
                 // The kind cannot be listed to its end.
                 _ => {}
             }

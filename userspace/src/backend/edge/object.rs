@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi;
 
 use super::super::ebpf::table::Table;
+use super::grow;
 use crate::backend::BackendError;
 
 /// The compiled programs; empty in a build without them.
@@ -17,10 +18,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 
 /// Maps that outlive a daemon.
 const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
-/// Programs that hang on devices.
-pub(super) const HOOKED: [&str; 4] = ["edge_in", "edge_in_bare", "edge_out", "edge_out_bare"];
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
 const STAYS: u32 = 131_072;
+/// Of how many answers in fragments, at once, the rest is expected.
+const FRAGMENTS: u32 = 16_384;
 /// Addresses and devices of a node.
 const OWN: u32 = 4096;
 
@@ -31,8 +32,10 @@ pub struct Capacity {
     pub services: u32,
     /// Places in lists.
     pub slots: u32,
-    /// Flows.
+    /// Flows, at first.
     pub flows: u32,
+    /// Flows, at most: before the table is full it is replaced by one twice as big.
+    pub most_flows: u32,
 }
 
 /// Programs and maps.
@@ -51,6 +54,10 @@ impl Object {
         for map in SHARED {
             loader.map_pin_path(map, pins.join(map));
         }
+        grow::make_room(pins, capacity.flows)?;
+        if grow::aside(pins).exists() {
+            loader.map_pin_path(abi::FLOWS_BEFORE, grow::aside(pins));
+        }
         for map in [abi::FRONTENDS, abi::SOURCES] {
             loader.map_max_entries(map, capacity.services);
         }
@@ -58,15 +65,16 @@ impl Object {
         for map in [abi::TARGETS, abi::SERVERS] {
             loader.map_max_entries(map, capacity.slots);
         }
-        for map in [abi::OWN_ADDRESSES, abi::DEVICES] {
+        for map in [abi::OWN_ADDRESSES, abi::DEVICES, abi::BACKED] {
             loader.map_max_entries(map, OWN);
         }
-        // One for each direction.
-        loader.map_max_entries(abi::FLOWS, capacity.flows.saturating_mul(2));
+        loader.map_max_entries(abi::FLOWS, grow::entries_of(capacity.flows));
+        loader.map_max_entries(abi::FRAGMENTS, FRAGMENTS);
         loader.map_max_entries(abi::STAYS, STAYS);
-        let ebpf = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
+        let loaded = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)));
+        let ebpf = loaded.inspect_err(|_| grow::take_back(pins))?;
         let mut object = Self { ebpf };
-        HOOKED.iter().chain(&abi::STEP_PROGRAMS).try_for_each(|name| object.load_program(name))?;
+        abi::STEP_PROGRAMS.iter().try_for_each(|name| object.load_program(name))?;
         object.connect()?;
         Ok(object)
     }
@@ -126,14 +134,14 @@ impl Object {
     }
 }
 
-/// How many flows fit into a two hundredth of this machine's memory, within bounds. Memory is taken when the map is made: an entry that
+/// How many flows fit into such a part of this machine's memory, within bounds. Memory is taken when the map is made: an entry that
 /// is made with the first packet of a flow would cost that packet a third of its time.
-pub fn usual_flows() -> u32 {
+pub fn flows_within(part: u64) -> u32 {
     const BYTES: u64 = 350;
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0);
-    let flows = (kib * 1024 / 200 / BYTES).clamp(16_384, 2_097_152);
+    let flows = (kib * 1024 / part / BYTES).clamp(16_384, 16_777_216);
     u32::try_from(flows).unwrap_or(u32::MAX)
 }
 

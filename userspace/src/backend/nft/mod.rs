@@ -547,20 +547,44 @@ fn found(socket: &mut Socket) -> Result<Vec<(Family, &'static str)>, BackendErro
 
 /// Tables of others that must see both directions of what this node forwards: those that filter it, and those that
 /// masquerade it. Of a flow whose first packet they have not seen they take an answer for a new flow.
-pub fn others_on_the_way() -> std::io::Result<Vec<String>> {
-    /// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`, with the type of chains that counts there.
-    const HOOKS: [(u32, Option<&str>); 2] = [(2, None), (4, Some("nat"))];
+pub fn others_on_the_way() -> std::io::Result<Others> {
+    /// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`.
+    const FORWARD: u32 = 2;
+    const POST_ROUTING: u32 = 4;
     let mut socket = Socket::open()?;
-    let mut all = BTreeSet::new();
+    let mut others = Others { filters: legacy("filter"), masquerades: legacy("nat") };
     for (family, word) in [(wire::Tables::Ip, "ip"), (wire::Tables::Ip6, "ip6"), (wire::Tables::Inet, "inet")]
     {
-        for (hook, kind) in HOOKS {
+        let mut find = |hook, kind| -> std::io::Result<Vec<String>> {
             let tables = kernel::tables_on(&mut socket, family, hook, kind)?;
             let others = tables.into_iter().filter(|table| !NAMES.contains(&&**table));
-            all.extend(others.map(|table| format!("{word} {table}")));
-        }
+            Ok(others.map(|table| format!("{word} {table}")).collect())
+        };
+        others.filters.extend(find(FORWARD, None)?);
+        others.masquerades.extend(find(POST_ROUTING, Some("nat"))?);
     }
-    Ok(all.into_iter().collect())
+    Ok(others)
+}
+
+/// Tables that are not ours and that forwarded packets meet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// With chains where packets are forwarded.
+    pub filters: Vec<String>,
+    /// With chains that may give packets another source.
+    pub masquerades: Vec<String>,
+}
+
+/// The older iptables, which nf_tables does not list: whether this network namespace has such a table of theirs.
+fn legacy(table: &str) -> Vec<String> {
+    const LISTS: [(&str, &str); 2] =
+        [("/proc/net/ip_tables_names", "iptables"), ("/proc/net/ip6_tables_names", "ip6tables")];
+    let has = |(path, word): (&str, &str)| {
+        // Without the kernel's module there is no such file.
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines().any(|name| name == table).then(|| format!("{word} {table}"))
+    };
+    LISTS.into_iter().filter_map(has).collect()
 }
 
 /// What there is of ours, without the daemon.

@@ -1,0 +1,125 @@
+//! A bigger table of flows in the place of one that fills, under traffic: the old one is put aside under another name, programs that
+//! look into both come into force, and then what it holds is brought over.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::MapData;
+use dataplane_ebpf::abi::{FLOWS, FLOWS_BEFORE, Flow, FlowKey};
+use dataplane_ebpf::datapath::edge::life;
+use tracing::{info, warn};
+
+use super::super::ebpf::table::Table;
+use super::object::broken;
+use crate::backend::BackendError;
+
+/// For how long programs that know nothing of the new table may still be at work after they have been replaced.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Where the old table is put aside.
+pub(super) fn aside(home: &Path) -> PathBuf {
+    home.join(FLOWS_BEFORE)
+}
+
+/// Puts a table aside that is too small. What a daemon before has put aside and not brought over comes first.
+pub(super) fn make_room(home: &Path, flows: u32) -> Result<(), BackendError> {
+    let (now, before) = (home.join(FLOWS), aside(home));
+    let is_small = || {
+        let entries = open(FLOWS, &now).map(|table| table.capacity());
+        entries.is_ok_and(|entries| entries < entries_of(flows))
+    };
+    if before.exists() || !now.exists() || !is_small() {
+        return Ok(());
+    }
+    fs::rename(&now, &before).map_err(|source| BackendError::Pin { deed: "rename", path: now, source })
+}
+
+/// Takes that back, if no other table has been made.
+pub(super) fn take_back(home: &Path) {
+    let (now, before) = (home.join(FLOWS), aside(home));
+    if before.exists()
+        && !now.exists()
+        && let Err(error) = fs::rename(&before, &now)
+    {
+        warn!(%error, "could not put the table of flows back into its place");
+    }
+}
+
+/// One for each direction.
+pub(super) const fn entries_of(flows: u32) -> u32 {
+    flows.saturating_mul(2)
+}
+
+pub(super) fn open(name: &'static str, path: &Path) -> Result<Table<FlowKey, Flow>, BackendError> {
+    Table::new(name, MapData::from_pin(path).map_err(|error| broken(name, "open", error))?)
+}
+
+/// A thread that brings flows over.
+#[derive(Debug)]
+pub(super) struct Mover {
+    done: Arc<AtomicBool>,
+}
+
+impl Mover {
+    /// Begins, if something has been put aside. The programs that look into both are in force.
+    pub(super) fn start(home: &Path) -> Result<Option<Self>, BackendError> {
+        let path = aside(home);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (before, now) = (open(FLOWS_BEFORE, &path)?, open(FLOWS, &home.join(FLOWS))?);
+        let done = Arc::new(AtomicBool::new(false));
+        let own = Arc::clone(&done);
+        let spawned = thread::Builder::new().name("sluice-move".to_owned()).spawn(move || {
+            thread::sleep(GRACE);
+            let begin = Instant::now();
+            match bring_over(&before, &now) {
+                Ok(entries) => info!(entries, took = ?begin.elapsed(), "brought flows to a bigger table"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, "could not bring all flows to the bigger table; their next packets do it");
+                    // As long as some may be missing, programs look into both.
+                    return;
+                }
+            }
+            own.store(true, Ordering::Release);
+        });
+        spawned.map_err(BackendError::Network)?;
+        Ok(Some(Self { done }))
+    }
+
+    /// Whether all has been brought over.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+}
+
+/// Writes each flow to the new table, unless a packet has done it already. The direction of answers comes first, as when a flow is
+/// opened.
+fn bring_over(before: &Table<FlowKey, Flow>, now: &Table<FlowKey, Flow>) -> Result<usize, BackendError> {
+    let mut entries = 0;
+    before.scan(|some| {
+        for (key, flow) in some {
+            let sibling = life::sibling(&key, &flow);
+            if let Some(other) = before.get(&sibling)? {
+                entries += usize::from(now.add(&sibling, &other)?);
+            }
+            entries += usize::from(now.add(&key, &flow)?);
+        }
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+/// Forgets what was put aside. No program looks there any more.
+pub(super) fn forget(home: &Path) -> io::Result<()> {
+    match fs::remove_file(aside(home)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
