@@ -64,7 +64,7 @@ fn more_services_than_there_was_room_for_are_served_by_the_edge() {
         let mut service = Service::new(&name, &[V4]).port("tcp", "TCP", 80).set("type", "NodePort").object();
         service["spec"]["ports"][0]["nodePort"] = json!(31_000 + number);
         let slice = Slice::v4(&format!("{name}-4"), &name).port("tcp", "TCP", PORT);
-        let slice = slice.ready(town.here.v4().into()).on(town.here.node().name()).object();
+        let slice = slice.ready(town.here.v4()).on(town.here.node().name()).object();
         town.stage.manifests.put(&format!("{name}.yaml"), file(&[service, slice])).unwrap();
     }
     town.node.wait_endpoints("default", "more-59", 1).unwrap();
