@@ -98,7 +98,7 @@ fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> 
         PlanForm::Json => Output::Json,
         PlanForm::Yaml => Output::Yaml,
         PlanForm::Nft => {
-            let marks = Marks { masquerade: effective.masquerade_bit, notrack: NOTRACK_BIT };
+            let marks = Marks { masquerade: effective.masquerade_bit, notrack: NOTRACK_BIT, ports: None };
             let Orders { context, cluster_ranges, ports } = dry_run::orders(&question, objects);
             inspect::print(&nft::ruleset(marks, &context, &cluster_ranges, &ports))?;
             return Ok(ExitCode::SUCCESS);

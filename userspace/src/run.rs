@@ -88,7 +88,11 @@ fn open(flags: &Run, effective: &Effective) -> anyhow::Result<Dataplane> {
     let settings = dataplane::Settings {
         choice: flags.dataplane,
         floor: flags.nftables,
-        marks: Marks { masquerade: effective.masquerade_bit, notrack: flags.notrack_mark_bit },
+        marks: Marks {
+            masquerade: effective.masquerade_bit,
+            notrack: flags.notrack_mark_bit,
+            ports: flags.edge.ports_for_others(),
+        },
         affinity_clients: flags.affinity_clients,
         pin_dir: flags.pins.path(),
         edge: None,

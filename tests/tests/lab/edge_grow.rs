@@ -27,14 +27,15 @@ fn a_table_of_flows_that_fills_is_replaced_by_a_bigger_one_and_every_flow_goes_o
     let crowd = Crowd::new(&town);
     let before = crowd.ask(0..FLOWS);
     assert_eq!(before.len(), FLOWS as usize, "{}", edge(&town.node));
+    // What nftables served while the table was full comes into the bigger one with its next datagram.
     let grown = || {
+        ensure!(crowd.ask(0..FLOWS) == before, "each has the endpoint that it had");
         let report = edge(&town.node);
         ensure!(report["flowRoom"].as_u64() >= Some(4 * u64::from(FLOWS) / 3), "{report}");
         Ok(())
     };
     wait::until("a bigger table", PATIENCE, grown).unwrap();
     daemon.wait_log(&["brought flows to a bigger table"]).unwrap();
-    assert!(crowd.ask(0..FLOWS) == before, "each has the endpoint that it had");
 
     // It is not given up by the next daemon, who would have begun with a small one.
     let room = edge(&town.node)["flowRoom"].clone();

@@ -84,6 +84,9 @@ fn flows(text: &str) -> Result<RangeInclusive<u32>, String> {
     Ok(first..=most)
 }
 
+/// The API server gives node ports below this, if it is not told otherwise: an answer to one of them would be taken for a question.
+const ABOVE_NODE_PORTS: u16 = 32_768;
+
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
@@ -101,6 +104,15 @@ impl Flags {
             trusts_stack: forwarding.trusts_stack,
             ports: self.snat_ports.clone(),
         })
+    }
+
+    /// Ports that nftables may masquerade with beside the edge layer: of those that are not the layer's own, the longer range.
+    pub fn ports_for_others(&self) -> Option<[u16; 2]> {
+        let (first, last) = (*self.snat_ports.start(), *self.snat_ports.end());
+        let ranges =
+            [[1024, first.saturating_sub(1)], [last.saturating_add(1).max(ABOVE_NODE_PORTS), u16::MAX]];
+        let longest = ranges.into_iter().max_by_key(|[first, last]| last.saturating_sub(*first))?;
+        (self.edge != Choice::Off && longest[0] < longest[1]).then_some(longest)
     }
 
     /// How packets go on, with regard to others who look at what is forwarded.
@@ -131,4 +143,37 @@ impl Flags {
 struct Ways {
     redirect: bool,
     trusts_stack: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(edge: Choice, snat_ports: RangeInclusive<u16>, expected: Option<[u16; 2]>) {
+        let flags =
+            Flags { edge, devices: Vec::new(), forwarding: Forwarding::Auto, snat_ports, edge_flows: None };
+        assert_eq!(flags.ports_for_others(), expected);
+    }
+
+    #[test]
+    fn nftables_masquerades_with_ports_that_the_edge_layer_does_not_have() {
+        check(Choice::Off, 1024..=29_999, None);
+        check(Choice::Tcx, 1024..=29_999, Some([32_768, 65_535]));
+        check(Choice::Tcx, 40_000..=65_535, Some([1024, 39_999]));
+        check(Choice::Tcx, 20_000..=30_000, Some([32_768, 65_535]));
+        check(Choice::Tcx, 1..=65_535, None);
+    }
+
+    #[test]
+    fn room_for_flows_is_one_number_or_two() {
+        assert_eq!(flows("5000"), Ok(5000..=5000));
+        assert_eq!(flows("5000-90000"), Ok(5000..=90_000));
+        for (text, part) in
+            [("5000-1024", "fewer"), ("10", "10 is not"), ("5000-x", "x is not"), ("", " is not")]
+        {
+            let said = flows(text).unwrap_err();
+            assert!(said.contains(part), "{said}");
+        }
+    }
 }

@@ -41,6 +41,7 @@ pub(super) struct Sweeper {
 #[derive(Debug, Default)]
 struct Shared {
     ended: AtomicBool,
+    soon: AtomicBool,
     entries: AtomicU64,
     rounds: AtomicU64,
 }
@@ -126,6 +127,11 @@ impl Sweeper {
         self.room
     }
 
+    /// Goes through the table soon: there is more in it than before.
+    pub(super) fn look_soon(&self) {
+        self.shared.soon.store(true, Ordering::Relaxed);
+    }
+
     /// How often the table has been gone through, and how many entries there were the last time.
     pub(super) fn counted(&self) -> (u64, u64) {
         let rounds = self.shared.rounds.load(Ordering::Acquire);
@@ -159,7 +165,7 @@ fn run(table: &Table<FlowKey, Flow>, shared: &Shared) {
                 return;
             }
             thread::sleep(TICK);
-            waited += TICK;
+            waited = if shared.soon.swap(false, Ordering::Relaxed) { PAUSE } else { waited + TICK };
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A bigger table of flows in the place of one that fills, under traffic: the old one is put aside under another name, programs that
-//! look into both come into force, and then what it holds is brought over.
+//! A bigger table of flows in the place of one that fills, under traffic: the old one is put aside under another name and copied,
+//! programs that look into both come into force, and then what has come meanwhile is brought over.
 
 use std::fs;
 use std::io;
@@ -20,23 +20,33 @@ use crate::backend::BackendError;
 
 /// For how long programs that know nothing of the new table may still be at work after they have been replaced.
 const GRACE: Duration = Duration::from_millis(100);
+/// How often, and how long after each other, what found no room is tried again.
+const AGAIN: (u32, Duration) = (20, Duration::from_millis(500));
 
 /// Where the old table is put aside.
 pub(super) fn aside(home: &Path) -> PathBuf {
     home.join(FLOWS_BEFORE)
 }
 
-/// Puts a table aside that is too small. What a daemon before has put aside and not brought over comes first.
-pub(super) fn make_room(home: &Path, flows: u32) -> Result<(), BackendError> {
+/// Puts a table aside that is too small; whether it has been. What a daemon before has put aside and not brought over comes first.
+pub(super) fn make_room(home: &Path, flows: u32) -> Result<bool, BackendError> {
     let (now, before) = (home.join(FLOWS), aside(home));
     let is_small = || {
         let entries = open(FLOWS, &now).map(|table| table.capacity());
         entries.is_ok_and(|entries| entries < entries_of(flows))
     };
     if before.exists() || !now.exists() || !is_small() {
-        return Ok(());
+        return Ok(false);
     }
-    fs::rename(&now, &before).map_err(|source| BackendError::Pin { deed: "rename", path: now, source })
+    let renamed = fs::rename(&now, &before);
+    renamed.map_err(|source| BackendError::Pin { deed: "rename", path: now, source })?;
+    Ok(true)
+}
+
+/// Copies what has been put aside into a table that nobody uses yet, so that it has its place before new flows come.
+pub(super) fn copy(home: &Path) -> Result<(), BackendError> {
+    let (before, now) = (open(FLOWS_BEFORE, &aside(home))?, open(FLOWS, &home.join(FLOWS))?);
+    before.scan(|some| now.put(&some))
 }
 
 /// Takes that back, if no other table has been made.
@@ -77,16 +87,7 @@ impl Mover {
         let own = Arc::clone(&done);
         let spawned = thread::Builder::new().name("sluice-move".to_owned()).spawn(move || {
             thread::sleep(GRACE);
-            let begin = Instant::now();
-            match bring_over(&before, &now) {
-                Ok(entries) => info!(entries, took = ?begin.elapsed(), "brought flows to a bigger table"),
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    warn!(error, "could not bring all flows to the bigger table; their next packets do it");
-                    // As long as some may be missing, programs look into both.
-                    return;
-                }
-            }
+            bring_all(&before, &now);
             own.store(true, Ordering::Release);
         });
         spawned.map_err(BackendError::Network)?;
@@ -99,21 +100,50 @@ impl Mover {
     }
 }
 
-/// Writes each flow to the new table, unless a packet has done it already. The direction of answers comes first, as when a flow is
-/// opened.
-fn bring_over(before: &Table<FlowKey, Flow>, now: &Table<FlowKey, Flow>) -> Result<usize, BackendError> {
-    let mut entries = 0;
+fn bring_all(before: &Table<FlowKey, Flow>, now: &Table<FlowKey, Flow>) {
+    let begin = Instant::now();
+    for _ in 0..AGAIN.0 {
+        match bring_over(before, now) {
+            Ok((entries, 0)) => {
+                return info!(entries, took = ?begin.elapsed(), "brought flows to a bigger table");
+            }
+            Ok((_, missing)) => warn!(missing, "the bigger table of flows is full, too; some wait"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "could not bring flows over"),
+        }
+        thread::sleep(AGAIN.1);
+    }
+    warn!("not all flows have been brought to the bigger table: those without a packet meanwhile end");
+}
+
+/// Writes each flow to the new table, unless it is there. The direction of answers comes first, as when a flow is opened. Returns
+/// how many were written, and for how many there was no room.
+fn bring_over(
+    before: &Table<FlowKey, Flow>,
+    now: &Table<FlowKey, Flow>,
+) -> Result<(usize, usize), BackendError> {
+    let (mut entries, mut missing) = (0, 0);
+    let mut add = |key: &FlowKey, flow: &Flow| match now.add(key, flow) {
+        Ok(added) => {
+            entries += usize::from(added);
+            Ok(())
+        }
+        Err(error) if error.is_full() => {
+            missing += 1;
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
     before.scan(|some| {
         for (key, flow) in some {
             let sibling = life::sibling(&key, &flow);
             if let Some(other) = before.get(&sibling)? {
-                entries += usize::from(now.add(&sibling, &other)?);
+                add(&sibling, &other)?;
             }
-            entries += usize::from(now.add(&key, &flow)?);
+            add(&key, &flow)?;
         }
         Ok(())
     })?;
-    Ok(entries)
+    Ok((entries, missing))
 }
 
 /// Forgets what was put aside. No program looks there any more.

@@ -118,6 +118,15 @@ pub struct DeviceState {
     pub attached: bool,
 }
 
+/// Counts at a time when the table of flows had just been gone through.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    /// Which time that was.
+    round: u64,
+    opened: u64,
+    refused: u64,
+}
+
 /// How often routes are followed at most.
 const ROUTES: Duration = Duration::from_millis(200);
 
@@ -135,8 +144,8 @@ pub struct Edge {
     monitor: Monitor,
     sweeper: Sweeper,
     mover: Option<Mover>,
-    /// Flows opened when the table was last gone through, and which time that was.
-    opened: (u64, u64),
+    /// What had come when the table was last gone through.
+    load: Option<Load>,
     counters: PerCpuArray<MapData, u64>,
     in_force: bool,
     /// Whether programs look for flows in the table of before, too.
@@ -175,7 +184,7 @@ impl Edge {
             monitor,
             sweeper,
             mover: None,
-            opened: (0, 0),
+            load: None,
             in_force: false,
             moves: false,
             followed: Instant::now(),
@@ -294,6 +303,7 @@ impl Edge {
         }
         if self.moves && self.mover.as_ref().is_some_and(Mover::is_done) {
             self.moves = false;
+            self.sweeper.look_soon();
             self.describe()?;
             let path = grow::aside(&self.home);
             return grow::forget(&self.home).map_err(|source| BackendError::Pin {
@@ -312,16 +322,23 @@ impl Edge {
 
     /// For how many flows there should be room, if that is more than there is.
     pub fn wanted_flows(&mut self) -> Option<u32> {
-        let (round, entries) = self.sweeper.counted();
-        let opened = self.count(EdgeCounter::Opened);
-        if round != self.opened.1 {
-            self.opened = (opened, round);
-        }
-        let room = u64::from(self.sweeper.room());
-        let used = entries + 2 * opened.saturating_sub(self.opened.0);
         let flows = self.sweeper.room() / 2;
-        let may = self.in_force && !self.moves && flows < self.settings.capacity.most_flows;
-        (may && used > room / 4 * 3).then(|| flows.saturating_mul(2).min(self.settings.capacity.most_flows))
+        let most = self.settings.capacity.most_flows;
+        if !self.in_force || self.moves || flows >= most {
+            return None;
+        }
+        let (round, entries) = self.sweeper.counted();
+        let [opened, refused] = [EdgeCounter::Opened, EdgeCounter::TableFull].map(|event| self.count(event));
+        let before = self.load.filter(|load| load.round == round).unwrap_or(Load { round, opened, refused });
+        self.load = Some(before);
+        let used = entries + 2 * opened.saturating_sub(before.opened);
+        // Where it is full already, more come than one step could hold.
+        let factor = match (refused > before.refused, used > u64::from(self.sweeper.room()) / 4 * 3) {
+            (true, _) => 8,
+            (false, true) => 2,
+            (false, false) => return None,
+        };
+        Some(flows.saturating_mul(factor).min(most))
     }
 
     fn count(&self, counter: EdgeCounter) -> u64 {

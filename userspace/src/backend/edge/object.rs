@@ -54,7 +54,7 @@ impl Object {
         for map in SHARED {
             loader.map_pin_path(map, pins.join(map));
         }
-        grow::make_room(pins, capacity.flows)?;
+        let is_new = grow::make_room(pins, capacity.flows)?;
         if grow::aside(pins).exists() {
             loader.map_pin_path(abi::FLOWS_BEFORE, grow::aside(pins));
         }
@@ -73,6 +73,9 @@ impl Object {
         loader.map_max_entries(abi::STAYS, STAYS);
         let loaded = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)));
         let ebpf = loaded.inspect_err(|_| grow::take_back(pins))?;
+        if is_new {
+            grow::copy(pins)?;
+        }
         let mut object = Self { ebpf };
         abi::STEP_PROGRAMS.iter().try_for_each(|name| object.load_program(name))?;
         object.connect()?;

@@ -345,7 +345,7 @@ fn node_ports(context: &FamilyContext) -> Rule {
 }
 
 /// The chains on hooks. With them the table comes into force.
-pub(super) fn base(bit: u32) -> Vec<(&'static str, Hook, Vec<Rule>)> {
+pub(super) fn base(bit: u32, ports: Option<[u16; 2]>) -> Vec<(&'static str, Hook, Vec<Rule>)> {
     let hook = |number, priority| Hook { kind: "nat", number, priority };
     let dispatch = || vec![vec![Part::Jump(fixed::DISPATCH)]];
     let unserved = || vec![vec![Part::Jump(fixed::UNSERVED)]];
@@ -358,8 +358,8 @@ pub(super) fn base(bit: u32) -> Vec<(&'static str, Hook, Vec<Rule>)> {
             "postrouting",
             hook(POSTROUTING, AFTER),
             vec![
-                vec![Part::Marked(bit), Part::Unmark(bit), Part::Masquerade],
-                vec![Part::IsTranslated, Part::IsHairpin(Set::Hairpins), Part::Masquerade],
+                vec![Part::Marked(bit), Part::Unmark(bit), Part::Masquerade(ports)],
+                vec![Part::IsTranslated, Part::IsHairpin(Set::Hairpins), Part::Masquerade(ports)],
             ],
         ),
     ]

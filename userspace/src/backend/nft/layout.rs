@@ -25,6 +25,8 @@ pub(super) struct Layout {
     pub(super) context: FamilyContext,
     /// The bit of the mark that asks for masquerading.
     pub(super) bit: u32,
+    /// First and last port for masqueraded flows, if not all.
+    pub(super) ports: Option<[u16; 2]>,
     /// Most clients whose endpoints are remembered.
     pub(super) clients: u32,
 }
@@ -55,7 +57,7 @@ impl Layout {
 
     /// Writes those chains on hooks that are not there.
     pub(super) fn hook(&self, batch: &mut Batch, table: &str, there: &BTreeSet<String>) {
-        for (name, hook, rules) in base(self.bit) {
+        for (name, hook, rules) in base(self.bit, self.ports) {
             if !there.contains(name) {
                 batch.add_chain(self.place(table), name, Some(hook));
                 self.rules(batch, table, name, &rules);
@@ -149,7 +151,7 @@ impl From<Element> for Value {
 pub(super) fn is_fixed(layout: &Layout, name: &str) -> bool {
     let always = fixed(&layout.context, layout.bit);
     always.iter().any(|(chain, _)| *chain == name)
-        || base(layout.bit).iter().any(|(chain, ..)| *chain == name)
+        || base(layout.bit, layout.ports).iter().any(|(chain, ..)| *chain == name)
 }
 
 #[cfg(test)]
@@ -158,8 +160,13 @@ mod tests {
 
     #[test]
     fn a_table_with_another_number_of_clients_says_so_and_is_another_one() {
-        let layout =
-            |clients| Layout { family: Family::V4, context: FamilyContext::default(), bit: 14, clients };
+        let layout = |clients| Layout {
+            family: Family::V4,
+            context: FamilyContext::default(),
+            bit: 14,
+            ports: None,
+            clients,
+        };
         let (usual, few) = (layout(AFFINITY_CLIENTS).about(), layout(2).about());
         assert!(!usual.contains("clients"), "{usual}");
         assert!(few.ends_with(", 2 affinity clients"), "{few}");

@@ -63,13 +63,15 @@ const READ_AGAIN: u32 = 2;
 /// docs/nftables.md for who uses which.
 pub const NOTRACK_BIT: u32 = 15;
 
-/// Bits of the packet mark.
+/// What the tables share with others on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     /// Set from the choice of an endpoint until the source has been translated.
     pub masquerade: u32,
     /// Set by whoever wants connection tracking to leave a packet alone.
     pub notrack: u32,
+    /// First and last port for masqueraded flows, where others have the rest.
+    pub ports: Option<[u16; 2]>,
 }
 
 /// What the packet filter holds of ours, for people.
@@ -395,7 +397,7 @@ impl Nft {
 
     fn layout(&self, family: Family) -> Layout {
         let context = self.context.family(family).clone();
-        Layout { family, context, bit: self.marks.masquerade, clients: self.clients }
+        Layout { family, context, bit: self.marks.masquerade, ports: self.marks.ports, clients: self.clients }
     }
 
     fn find_or_make(&mut self, layout: Layout, anew: bool, batch: &mut Batch) -> Result<Table, BackendError> {
@@ -599,7 +601,7 @@ pub fn report_found() -> Result<Report, BackendError> {
 
 /// Chains that should hang on hooks.
 fn hook_names() -> BTreeSet<String> {
-    chains::base(0).into_iter().map(|(name, ..)| name.to_owned()).collect()
+    chains::base(0, None).into_iter().map(|(name, ..)| name.to_owned()).collect()
 }
 
 fn image<'a>(ports: impl Iterator<Item = (&'a ServicePortName, &'a ServicePort)>) -> Image {
@@ -683,7 +685,8 @@ pub fn ruleset(
     let ranges: Vec<IpNet> = cluster_ranges.iter().copied().collect();
     let table = |family| {
         let context = context.family(family).clone();
-        let layout = Layout { family, context, bit: marks.masquerade, clients: AFFINITY_CLIENTS };
+        let layout =
+            Layout { family, context, bit: marks.masquerade, ports: marks.ports, clients: AFFINITY_CLIENTS };
         text::table(&layout, NAMES[0], &image, &ranges)
     };
     let families = [Family::V4, Family::V6].map(table);

@@ -119,7 +119,7 @@ impl Draft {
 
     /// Makes a chain on one of our hooks, with these rules.
     fn chain(&mut self, name: &str, rules: &[Vec<Part>]) {
-        for (_, hook, _) in base(BIT).into_iter().filter(|(hooked, ..)| *hooked == name) {
+        for (_, hook, _) in base(BIT, None).into_iter().filter(|(hooked, ..)| *hooked == name) {
             self.batch.add_chain(self.place(), name, Some(hook));
         }
         self.layout.rules(&mut self.batch, TABLE, name, rules);
@@ -141,11 +141,11 @@ impl Draft {
 fn layout(family: Family) -> Layout {
     let node_ports = NodePorts::Within(Default::default());
     let context = FamilyContext { node_ports, ..FamilyContext::default() };
-    Layout { family, context, bit: BIT, clients: AFFINITY_CLIENTS }
+    Layout { family, context, bit: BIT, ports: None, clients: AFFINITY_CLIENTS }
 }
 
 fn hooks(draft: &mut Draft) {
-    base(BIT).into_iter().for_each(|(name, ..)| draft.chain(name, &[]));
+    base(BIT, None).into_iter().for_each(|(name, ..)| draft.chain(name, &[]));
 }
 
 fn keys(draft: &mut Draft) {
@@ -173,7 +173,7 @@ fn local(draft: &mut Draft) {
 }
 
 fn mask(draft: &mut Draft) {
-    draft.chain("postrouting", &[vec![Part::Marked(BIT), Part::Unmark(BIT), Part::Masquerade]]);
+    draft.chain("postrouting", &[vec![Part::Marked(BIT), Part::Unmark(BIT), Part::Masquerade(None)]]);
 }
 
 fn refuse(draft: &mut Draft) {

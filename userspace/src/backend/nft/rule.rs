@@ -59,8 +59,8 @@ pub(super) enum Part {
     Marked(u32),
     /// Clears this bit of the mark, which is set.
     Unmark(u32),
-    /// Gives it an address of this node as its source.
-    Masquerade,
+    /// Gives it an address of this node as its source, and one of these ports, if not any.
+    Masquerade(Option<[u16; 2]>),
     /// Counts.
     Count(&'static str),
     /// Answers that nobody is there.
@@ -133,7 +133,8 @@ impl Part {
             Self::Mark(bit) => set_mark(!(1 << bit), 1 << bit),
             Self::Unmark(bit) => set_mark(u32::MAX, 1 << bit),
             Self::Marked(bit) => marked(1 << bit),
-            Self::Masquerade => vec![Expression::Masquerade],
+            Self::Masquerade(None) => vec![Expression::Masquerade { ports: None }],
+            Self::Masquerade(Some(ports)) => masquerade(*ports),
             Self::Count(counter) => vec![Expression::Count { counter }],
             Self::Reject => vec![Expression::Reject { code: UNREACHABLE[usize::from(family == Family::V6)] }],
             Self::Drop => vec![Expression::Drop],
@@ -179,7 +180,11 @@ impl Part {
             Self::Mark(bit) => format!("meta mark set meta mark | 0x{:08x}", 1_u32 << bit),
             Self::Marked(bit) => format!("meta mark & 0x{0:08x} == 0x{0:08x}", 1_u32 << bit),
             Self::Unmark(bit) => format!("meta mark set meta mark ^ 0x{:08x}", 1_u32 << bit),
-            Self::Masquerade => "masquerade fully-random".to_owned(),
+            Self::Masquerade(None) => "masquerade fully-random".to_owned(),
+            // As text a rule with ports is only accepted behind protocols that have some. None other comes here.
+            Self::Masquerade(Some([first, last])) => {
+                format!("meta l4proto {{ tcp, udp, sctp }} masquerade to :{first}-{last} fully-random")
+            }
             Self::Count(counter) => format!("counter name \"{counter}\""),
             Self::Reject => "reject".to_owned(),
             Self::Drop => "drop".to_owned(),
@@ -294,6 +299,15 @@ fn to<'a>(endpoint: SocketAddr, protocol: Protocol, family: Family) -> Vec<Expre
         Expression::Immediate { to: 0, bytes: octets(endpoint.ip()) },
         Expression::Immediate { to: words(family), bytes: vec![high, low] },
         dnat(family),
+    ]
+}
+
+fn masquerade<'a>(ports: [u16; 2]) -> Vec<Expression<'a>> {
+    let [first, last] = ports.map(|port| port.to_be_bytes().to_vec());
+    vec![
+        Expression::Immediate { to: 0, bytes: first },
+        Expression::Immediate { to: 1, bytes: last },
+        Expression::Masquerade { ports: Some([0, 1]) },
     ]
 }
 

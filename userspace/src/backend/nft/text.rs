@@ -25,7 +25,7 @@ pub(super) fn fixed(layout: &Layout) -> String {
     for (name, rules) in fixed_chains(&layout.context, layout.bit) {
         out += &chain(name, "", &rules, layout.family);
     }
-    for (name, hook, rules) in base(layout.bit) {
+    for (name, hook, rules) in base(layout.bit, layout.ports) {
         let line = hook_line(hook.number, hook.priority);
         out += &chain(name, &line, &rules, layout.family);
     }
@@ -56,7 +56,7 @@ pub(super) fn table(layout: &Layout, name: &str, image: &Image, cluster_ranges: 
     for chain_of in chains(image, family) {
         out += &chain(&chain_of.name(), "", &chain_of.rules(&layout.context, layout.bit), family);
     }
-    for (name, hook, rules) in base(layout.bit) {
+    for (name, hook, rules) in base(layout.bit, layout.ports) {
         out += &chain(name, &hook_line(hook.number, hook.priority), &rules, family);
     }
     out + "}\n"

@@ -15,6 +15,8 @@ const VERDICT_REGISTER: u32 = 0;
 const NAT_ADDRESS_AND_PORT: u32 = 0x3;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
 const FULLY_RANDOM: u32 = 0x10;
+/// `NF_NAT_RANGE_PROTO_SPECIFIED`.
+const PORTS: u32 = 2;
 /// `NFT_CT_STATUS`.
 const CT_STATUS: u32 = 2;
 /// `NFT_NG_RANDOM`.
@@ -88,8 +90,9 @@ pub(crate) enum Expression<'a> {
     Immediate { to: u32, bytes: Vec<u8> },
     /// Translates the destination to an address and a port, and ends the chain.
     Dnat { family: u32, address: u32, port: u32 },
-    /// Translates the source to the outgoing interface's address and a random port, and ends the chain.
-    Masquerade,
+    /// Translates the source to the outgoing interface's address and a random port, from the one that is loaded there to the other, if
+    /// not any; ends the chain.
+    Masquerade { ports: Option<[u32; 2]> },
     /// Adds or refreshes an element.
     Update { set: &'a str, key: u32, timeout_millis: u64 },
     /// Counts.
@@ -130,7 +133,7 @@ impl Expression<'_> {
             Self::Random { .. } => "numgen",
             Self::Immediate { .. } | Self::Drop | Self::Jump { .. } | Self::Goto { .. } => "immediate",
             Self::Dnat { .. } => "nat",
-            Self::Masquerade => "masq",
+            Self::Masquerade { .. } => "masq",
             Self::Update { .. } => "dynset",
             Self::Count { .. } => "objref",
             Self::Reject { .. } => "reject",
@@ -179,7 +182,12 @@ impl Expression<'_> {
                 numbers(data, &[(1, 1), (2, *family), (3, address), (4, address), (5, port), (6, port)]);
                 data.number(7, NAT_ADDRESS_AND_PORT);
             }
-            Self::Masquerade => data.number(1, FULLY_RANDOM),
+            Self::Masquerade { ports } => {
+                data.number(1, FULLY_RANDOM | if ports.is_some() { PORTS } else { 0 });
+                for (attribute, from) in (2..).zip(ports.into_iter().flatten()) {
+                    data.number(attribute, register(*from));
+                }
+            }
             Self::Update { set, key, timeout_millis } => {
                 numbers(data, &[(4, register(*key)), (3, UPDATE)]);
                 data.text(1, set);
@@ -221,7 +229,7 @@ impl Expression<'_> {
             | Self::Random { .. }
             | Self::Immediate { .. }
             | Self::Dnat { .. }
-            | Self::Masquerade
+            | Self::Masquerade { .. }
             | Self::Update { .. }
             | Self::Count { .. }
             | Self::Reject { .. }
