@@ -41,7 +41,7 @@ impl Services {
     pub(crate) fn get(&self, address: SocketAddr) -> Result<State> {
         let key = ServiceKey::new(&Endpoint::from(address), TCP);
         let found = self.services.get(&key, 0);
-        let Service { id } = found.with_context(|| format!("{address} is not in the kernel"))?;
+        let Service { id, side: _ } = found.with_context(|| format!("{address} is not in the kernel"))?;
         Ok(self.states.get(&id, 0)?)
     }
 

@@ -1,6 +1,6 @@
 //! The maps, and the answers they give. Capacities are the smallest; the daemon sets its own when it loads.
 
-use core::ptr::addr_of;
+use core::ptr::{addr_of, read_volatile};
 
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
@@ -9,13 +9,15 @@ use dataplane_ebpf::abi::{
     Affinity, AffinityKey, Backend, Counter, Datagrams, Member, MemberKey, Name, Peer, Service, ServiceKey,
     Slot, SlotKey, State,
 };
-use dataplane_ebpf::datapath::Tables;
+use dataplane_ebpf::datapath::{List, Tables, Way};
 
 /// `BPF_F_NO_PREALLOC`: an entry costs memory only while it exists, so generous capacities are cheap.
 const ON_DEMAND: usize = 1;
 
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static NODE_ADDRESSES: HashMap<[u8; 16], u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static STATES: Array<State, 1> = Array::new();
 #[btf_map]
@@ -37,6 +39,16 @@ pub(crate) static CONNECTED: SkStorage<Peer> = SkStorage::new();
 #[btf_map]
 pub(crate) static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
 
+#[unsafe(no_mangle)]
+static NODE_NETNS: u64 = 0;
+
+/// The cookie of the node's own network namespace, which the loader has written into the object; zero: none.
+#[inline(always)]
+pub(crate) fn node_netns() -> u64 {
+    // SAFETY: a plain number that nobody writes any more; volatile, because the one in the source is not the one here.
+    unsafe { read_volatile(&raw const NODE_NETNS) }
+}
+
 pub(crate) struct Maps;
 
 impl Tables for Maps {
@@ -48,15 +60,28 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn state(&self, service: u32) -> Option<State> {
+    fn node_address(&self, address: &[u8; 16]) -> Option<u8> {
+        // SAFETY: as for SERVICES; an address that goes at this moment may get a node port once more, or none.
+        unsafe { NODE_ADDRESSES.get(address) }.map(|node| *node as u8)
+    }
+
+    #[inline(always)]
+    fn list(&self, service: u32, way: Way) -> Option<List> {
         let place = STATES.get_ptr(service)?;
-        // SAFETY: an array's place is there for as long as the map, and a multiple of eight. One load: generation and
-        // length are of one write.
-        let [a, b, c, d, e, f, g, h] = unsafe { place.cast::<u64>().read_volatile() }.to_ne_bytes();
+        // SAFETY: an array's place is there for as long as the map, and a multiple of eight; so is each pair in it. One
+        // load: generation and length are of one write.
+        let pair = unsafe {
+            match way {
+                Way::Inside => place.cast::<u64>().read_volatile(),
+                Way::Pod => addr_of!((*place).pod).cast::<u64>().read_volatile(),
+                Way::Node => addr_of!((*place).node).cast::<u64>().read_volatile(),
+            }
+        };
         // SAFETY: as above.
         let timeout = unsafe { addr_of!((*place).timeout).read_volatile() };
+        let [a, b, c, d, e, f, g, h] = pair.to_ne_bytes();
         let (generation, slots) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
-        Some(State { generation, slots, timeout, zero: 0 })
+        Some(List { generation, slots, timeout })
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::programs::SockAddrContext;
 use dataplane_ebpf::abi::{Datagrams, Endpoint, Peer};
 use dataplane_ebpf::datapath::Socket;
 
-use crate::maps::{CONNECTED, DATAGRAMS};
+use crate::maps::{CONNECTED, DATAGRAMS, node_netns};
 
 /// Which of the two address fields the hook fills.
 #[derive(Clone, Copy)]
@@ -75,6 +75,11 @@ impl Socket for SockAddr<'_> {
     fn client(&self) -> u64 {
         // SAFETY: the helper takes the context of this run (for programs of this type since 5.7).
         unsafe { bpf_get_netns_cookie(self.raw().cast()) }
+    }
+
+    #[inline(always)]
+    fn is_node(&self) -> bool {
+        self.client() == node_netns()
     }
 
     #[inline(always)]

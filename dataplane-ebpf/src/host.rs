@@ -7,13 +7,15 @@ use crate::abi::{
     Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Member, MemberKey, Peer, Service,
     ServiceKey, Slot, SlotKey, State,
 };
-use crate::datapath::{Socket, Tables};
+use crate::datapath::{List, Socket, Tables, Way};
 
 /// Tables in memory. `random` is what the next choice gets, and `now` when it is made.
 #[derive(Clone, Debug, Default)]
 pub struct HostTables {
     /// Services by address.
     pub services: BTreeMap<ServiceKey, Service>,
+    /// The node's addresses where node ports answer.
+    pub node_addresses: BTreeMap<[u8; 16], u32>,
     /// Where the lists stand, by service id.
     pub states: BTreeMap<u32, State>,
     /// Endpoint lists.
@@ -37,8 +39,12 @@ impl Tables for HostTables {
         self.services.get(key).copied()
     }
 
-    fn state(&self, service: u32) -> Option<State> {
-        self.states.get(&service).copied()
+    fn node_address(&self, address: &[u8; 16]) -> Option<u8> {
+        self.node_addresses.get(address).map(|node| *node as u8)
+    }
+
+    fn list(&self, service: u32, way: Way) -> Option<List> {
+        self.states.get(&service).map(|state| List::of(state, way))
     }
 
     fn slot(&self, key: &SlotKey) -> Option<Slot> {
@@ -81,6 +87,8 @@ pub struct HostSocket {
     pub protocol: u8,
     /// Who calls.
     pub client: u64,
+    /// Whether that is the node itself.
+    pub is_node: bool,
     /// The address the call is about.
     pub remote: Endpoint,
     /// What it remembers while connected.
@@ -90,9 +98,9 @@ pub struct HostSocket {
 }
 
 impl HostSocket {
-    /// A socket of client 1 without memory, and a call about `remote`.
+    /// A socket of client 1, a pod, without memory, and a call about `remote`.
     pub fn new(protocol: u8, remote: Endpoint) -> Self {
-        Self { protocol, client: 1, remote, connected: None, datagrams: None }
+        Self { protocol, client: 1, is_node: false, remote, connected: None, datagrams: None }
     }
 }
 
@@ -103,6 +111,10 @@ impl Socket for HostSocket {
 
     fn client(&self) -> u64 {
         self.client
+    }
+
+    fn is_node(&self) -> bool {
+        self.is_node
     }
 
     fn remote(&self) -> Endpoint {

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use std::fs;
 
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, MAPS, MapShape,
-    Member, MemberKey, NAME_BYTES, Name, Peer, Service, ServiceKey, Slot, SlotKey, State, VERSION,
+    Affinity, AffinityKey, Backend, Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Extent, INSIDE, MAPS,
+    MapShape, Member, MemberKey, NAME_BYTES, Name, OUTSIDE, Peer, Service, ServiceKey, Slot, SlotKey, State,
+    VERSION,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt");
@@ -15,11 +16,12 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt"
 /// A structure: its name, its size, and the name, offset and size of each field.
 type Layout = (&'static str, usize, &'static [(&'static str, usize, usize)]);
 
-const LAYOUTS: [Layout; 14] = [
+const LAYOUTS: [Layout; 15] = [
     ("Endpoint", size_of::<Endpoint>(), Endpoint::LAYOUT),
     ("Backend", size_of::<Backend>(), Backend::LAYOUT),
     ("ServiceKey", size_of::<ServiceKey>(), ServiceKey::LAYOUT),
     ("Service", size_of::<Service>(), Service::LAYOUT),
+    ("Extent", size_of::<Extent>(), Extent::LAYOUT),
     ("State", size_of::<State>(), State::LAYOUT),
     ("SlotKey", size_of::<SlotKey>(), SlotKey::LAYOUT),
     ("Slot", size_of::<Slot>(), Slot::LAYOUT),
@@ -96,7 +98,8 @@ fn render() -> String {
     line(
         &mut text,
         format_args!(
-            "\nconstants\n  NAME_BYTES {NAME_BYTES}\n  DATAGRAM_PEERS {DATAGRAM_PEERS}\n  DROP {DROP}"
+            "\nconstants\n  NAME_BYTES {NAME_BYTES}\n  DATAGRAM_PEERS {DATAGRAM_PEERS}\n  DROP {DROP}\n  \
+             INSIDE {INSIDE}\n  OUTSIDE {OUTSIDE}"
         ),
     );
     text

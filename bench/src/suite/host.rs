@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use dataplane_ebpf::abi::{Backend, Endpoint, Service, ServiceKey, Slot, SlotKey, State};
+use dataplane_ebpf::abi::{Backend, Endpoint, INSIDE, Service, ServiceKey, Slot, SlotKey, State};
 use dataplane_ebpf::datapath::choose::choose;
 use dataplane_ebpf::datapath::socket::connect;
 use dataplane_ebpf::host::{HostSocket, HostTables};
@@ -36,7 +36,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let title = Title { suite: SUITE, case: format!("{case} {size}"), subject: "host", unit };
         bench.report.add(title.alone(&figures));
     };
-    add("choose", "ns", &mut || per_call(services, |key| _ = black_box(choose(&caller, &tables, &key))));
+    add("choose", "ns", &mut || {
+        per_call(services, |key| _ = black_box(choose(&caller, &tables, &endpoint(key))))
+    });
     add("connect", "ns", &mut || per_call(services, |key| _ = black_box(connected(&tables, key))));
     add("parse and take", "ms", &mut || millis(|| parse_all(&objects)));
     add("desired", "ms", &mut || millis(|| desired_all(&cluster)));
@@ -52,7 +54,7 @@ fn key(number: u32) -> ServiceKey {
 fn tables(services: u32) -> HostTables {
     let mut tables = HostTables::default();
     for number in 0..services {
-        tables.services.insert(key(number), Service { id: number });
+        tables.services.insert(key(number), Service { id: number, side: INSIDE });
         tables.states.insert(number, State { generation: 1, slots: ENDPOINTS, ..State::NONE });
         for index in 0..ENDPOINTS {
             let backend = number * ENDPOINTS + index + 1;
@@ -65,9 +67,12 @@ fn tables(services: u32) -> HostTables {
     tables
 }
 
+fn endpoint(key: ServiceKey) -> Endpoint {
+    Endpoint { address: key.address, port: key.port }
+}
+
 fn connected(tables: &HostTables, key: ServiceKey) -> HostSocket {
-    let remote = Endpoint { address: key.address, port: key.port };
-    let mut socket = HostSocket::new(key.protocol, remote);
+    let mut socket = HostSocket::new(key.protocol, endpoint(key));
     let _verdict = connect(&mut socket, tables);
     socket
 }

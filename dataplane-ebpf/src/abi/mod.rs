@@ -27,15 +27,17 @@ pub use edge::{
     SourceKey, Stay, TARGETS, TRUSTS_STACK, Target,
 };
 pub use name::{NAME_BYTES, Name};
-pub use service::{DROP, Service, ServiceKey, Slot, SlotKey, State};
+pub use service::{DROP, Extent, INSIDE, OUTSIDE, Service, ServiceKey, Slot, SlotKey, State};
 pub use socket::{DATAGRAM_PEERS, Datagrams, Peer};
 
 /// Version of every layout and of the meaning of every map. It is part of the pin directory's name, so that a daemon
 /// never reads the maps of another layout by accident, and it is stored in the map [`META`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Map of services: [`ServiceKey`] to [`Service`].
 pub const SERVICES: &str = "SERVICES";
+/// Map of the node's own addresses where node ports answer, IPv4 as IPv4-mapped: to 4 or 6, by family.
+pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
 /// Array of list states: service id to [`State`]. Place zero is never used.
 pub const STATES: &str = "STATES";
 /// Map of endpoint lists: [`SlotKey`] to [`Slot`].
@@ -57,6 +59,9 @@ pub const META_COMPLETE: u32 = 1;
 pub const COUNTERS: &str = "COUNTERS";
 /// Map of which client had which endpoint: [`AffinityKey`] to [`Affinity`]. The least recently used goes first.
 pub const AFFINITY: &str = "AFFINITY";
+/// In the object: the cookie of the node's own network namespace. Whoever loads it writes it there; zero: no caller is the
+/// node itself.
+pub const NODE_NETNS: &str = "NODE_NETNS";
 /// Socket storage of connected sockets: [`Peer`].
 pub const CONNECTED: &str = "CONNECTED";
 /// Socket storage of sockets that send without connecting: [`Datagrams`].
@@ -78,7 +83,7 @@ const fn shape<K, V>(name: &'static str) -> MapShape {
 }
 
 /// Every map there is. Loader, dump and tests go through this table.
-pub const MAPS: [MapShape; 11] = [
+pub const MAPS: [MapShape; 12] = [
     shape::<ServiceKey, Service>(SERVICES),
     shape::<u32, State>(STATES),
     shape::<SlotKey, Slot>(SLOTS),
@@ -90,6 +95,7 @@ pub const MAPS: [MapShape; 11] = [
     shape::<AffinityKey, Affinity>(AFFINITY),
     shape::<i32, Peer>(CONNECTED),
     shape::<i32, Datagrams>(DATAGRAMS),
+    shape::<[u8; 16], u32>(NODE_ADDRESSES),
 ];
 
 /// Defines a structure shared with the kernel and proves it: the stated size, no hidden padding, plain fields only.

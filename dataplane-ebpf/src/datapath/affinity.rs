@@ -1,7 +1,7 @@
 //! Session affinity: a client gets the endpoint it had, for as long as it keeps coming and that one is listed.
 
-use super::tables::{Socket, Tables};
-use crate::abi::{Affinity, AffinityKey, Member, MemberKey, State};
+use super::tables::{List, Socket, Tables};
+use crate::abi::{Affinity, AffinityKey, Member, MemberKey};
 
 /// The clock counts these.
 const NANOS: u64 = 1_000_000_000;
@@ -19,23 +19,23 @@ pub(super) fn client(
     socket: &impl Socket,
     tables: &impl Tables,
     service: u32,
-    state: &State,
+    list: &List,
 ) -> Option<Client> {
-    (state.timeout != 0)
+    (list.timeout != 0)
         .then(|| Client { key: AffinityKey { client: socket.client(), service, zero: 0 }, now: tables.now() })
 }
 
 /// The place of the endpoint that the client had, if the record is fresh and the endpoint still in the list.
 #[inline(always)]
-pub(super) fn recall(tables: &impl Tables, client: &Client, state: &State) -> Option<u32> {
+pub(super) fn recall(tables: &impl Tables, client: &Client, list: &List) -> Option<u32> {
     let Client { key, now } = client;
     let Affinity { used, backend, zero: _ } = tables.affinity(key)?;
-    if !is_fresh(used, *now, state.timeout) {
+    if !is_fresh(used, *now, list.timeout) {
         return None;
     }
-    let member = MemberKey { service: key.service, generation: state.generation, backend };
+    let member = MemberKey { service: key.service, generation: list.generation, backend };
     let Member { index } = tables.member(&member)?;
-    (index < state.slots).then_some(index)
+    (index < list.slots).then_some(index)
 }
 
 /// Writes down what the client got, and when.

@@ -1,9 +1,9 @@
 //! Which endpoint a new flow gets.
 
 use super::affinity::{self, Client};
-use super::tables::{Socket, Tables};
+use super::tables::{List, Socket, Tables, Way};
 use super::verdict::Reason;
-use crate::abi::{Backend, DROP, ServiceKey, Slot, SlotKey, State};
+use crate::abi::{Backend, DROP, Endpoint, INSIDE, Service, ServiceKey, Slot, SlotKey};
 
 /// How often a choice is begun anew when the list changes under it. A list must be replaced within the few hundred
 /// nanoseconds between two lookups, this many times in a row, before a call fails.
@@ -23,26 +23,29 @@ pub enum Choice {
     Chosen(u32, Backend),
 }
 
-/// Chooses for the service at `key`: the endpoint that the caller had, if the service port has affinity and the endpoint
+/// Chooses for the service at `address`: the endpoint that the caller had, if the service port has affinity and the endpoint
 /// is still listed, else uniformly among those listed.
 ///
-/// What was read, and also that a list is empty, counts only if state and service are the same afterwards. The kernel may
+/// What was read, and also that a list is empty, counts only if list and service are the same afterwards. The kernel may
 /// use a removed element again at once, also while somebody reads it (bpf_mem_cache_free, since 6.1), and nothing that a
 /// state names is removed before that state is replaced. And when an address goes to another service port, the list of
 /// the one before is emptied only after the address has gone.
 #[inline(always)]
-pub fn choose(socket: &impl Socket, tables: &impl Tables, key: &ServiceKey) -> Choice {
+pub fn choose(socket: &impl Socket, tables: &impl Tables, address: &Endpoint) -> Choice {
     for _ in 0..TRIES {
-        let Some(service) = tables.service(key) else { return Choice::NotOurs };
-        let Some(state) = tables.state(service.id) else { continue };
-        let client = affinity::client(socket, tables, service.id, &state);
-        let found = match place(tables, client.as_ref(), &state) {
-            Some(index) => resolve(tables, service.id, &state, index),
+        let Some((key, service)) = answering(tables, address, socket.protocol()) else {
+            return Choice::NotOurs;
+        };
+        let way = way(socket, &service);
+        let Some(list) = tables.list(service.id, way) else { continue };
+        let client = affinity::client(socket, tables, service.id, &list);
+        let found = match place(tables, client.as_ref(), &list) {
+            Some(index) => resolve(tables, service.id, &list, index),
             None => Some(Choice::Nobody(Reason::NoEndpoint)),
         };
         if let Some(choice) = found
-            && tables.state(service.id) == Some(state)
-            && tables.service(key) == Some(service)
+            && tables.list(service.id, way) == Some(list)
+            && tables.service(&key) == Some(service)
         {
             if let (Some(client), Choice::Chosen(id, _)) = (&client, &choice) {
                 affinity::record(tables, client, *id);
@@ -53,22 +56,51 @@ pub fn choose(socket: &impl Socket, tables: &impl Tables, key: &ServiceKey) -> C
     Choice::Nobody(Reason::Unsettled)
 }
 
+/// The service that answers at an address: the one that has it for its own, else a node port, where this is an address of
+/// the node. With the key under which it stands.
+#[inline(always)]
+pub(super) fn answering(
+    tables: &impl Tables,
+    address: &Endpoint,
+    protocol: u8,
+) -> Option<(ServiceKey, Service)> {
+    let key = ServiceKey::new(address, protocol);
+    if let Some(service) = tables.service(&key) {
+        return Some((key, service));
+    }
+    let node = tables.node_address(&address.address)?;
+    let key = ServiceKey::node_port(address.port, protocol, node);
+    tables.service(&key).map(|service| (key, service))
+}
+
+/// Whoever is in another network namespace than the node counts as a pod: which address it will have is not known yet.
+#[inline(always)]
+fn way(socket: &impl Socket, service: &Service) -> Way {
+    if service.side == INSIDE {
+        Way::Inside
+    } else if socket.is_node() {
+        Way::Node
+    } else {
+        Way::Pod
+    }
+}
+
 /// The place in the list that a client gets; `None` for an empty list.
 #[inline(always)]
-fn place(tables: &impl Tables, client: Option<&Client>, state: &State) -> Option<u32> {
+fn place(tables: &impl Tables, client: Option<&Client>, list: &List) -> Option<u32> {
     if let Some(client) = client
-        && let Some(index) = affinity::recall(tables, client, state)
+        && let Some(index) = affinity::recall(tables, client, list)
     {
         return Some(index);
     }
-    pick(tables.random(), state.slots)
+    pick(tables.random(), list.slots)
 }
 
-/// What is in one place of the list. `None` when the list was replaced since `state` was read; an endpoint that belongs
+/// What is in one place of the list. `None` when the list was replaced since it was named; an endpoint that belongs
 /// to another service means the same.
 #[inline(always)]
-fn resolve(tables: &impl Tables, service: u32, state: &State, index: u32) -> Option<Choice> {
-    let Slot { backend: id } = tables.slot(&SlotKey { service, generation: state.generation, index })?;
+fn resolve(tables: &impl Tables, service: u32, list: &List, index: u32) -> Option<Choice> {
+    let Slot { backend: id } = tables.slot(&SlotKey { service, generation: list.generation, index })?;
     if id == DROP {
         return Some(Choice::NobodyHere);
     }

@@ -11,5 +11,5 @@ pub mod socket;
 pub mod tables;
 pub mod verdict;
 
-pub use tables::{Socket, Tables};
+pub use tables::{List, Socket, Tables, Way};
 pub use verdict::Verdict;

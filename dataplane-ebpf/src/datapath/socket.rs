@@ -1,15 +1,15 @@
 //! The sequences at the cgroup hooks: an address is exchanged at the system call, and no packet is ever touched.
 
-use super::choose::{Choice, choose};
+use super::choose::{Choice, answering, choose};
 use super::tables::{Socket, Tables};
 use super::verdict::{Reason, Verdict};
-use crate::abi::{Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer, ServiceKey};
+use crate::abi::{Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer};
 
 /// `connect()`, TCP and UDP: the service's address becomes an endpoint's.
 #[inline(always)]
 pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
-    match choose(socket, tables, &ServiceKey::new(&service, socket.protocol())) {
+    match choose(socket, tables, &service) {
         Choice::NotOurs => {
             forget_other(socket, &service);
             Verdict::NotOurs
@@ -35,12 +35,11 @@ pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
 #[inline(always)]
 pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
-    let key = ServiceKey::new(&service, socket.protocol());
-    if let Some(backend) = remembered(socket, tables, &key, &service) {
+    if let Some(backend) = remembered(socket, tables, &service) {
         socket.set_remote(&backend);
         return Verdict::Translated;
     }
-    match choose(socket, tables, &key) {
+    match choose(socket, tables, &service) {
         Choice::NotOurs => Verdict::NotOurs,
         Choice::Nobody(reason) => refuse(tables, reason),
         Choice::NobodyHere => leave(tables),
@@ -114,20 +113,15 @@ fn forget_other(socket: &mut impl Socket, to: &Endpoint) {
 /// to it. A socket that was connected once, and was disconnected since, still remembers that: so where that endpoint has
 /// gone, what it sent without connecting counts.
 #[inline(always)]
-fn remembered(
-    socket: &impl Socket,
-    tables: &impl Tables,
-    key: &ServiceKey,
-    service: &Endpoint,
-) -> Option<Endpoint> {
+fn remembered(socket: &impl Socket, tables: &impl Tables, service: &Endpoint) -> Option<Endpoint> {
     if let Some(peer) = socket.connected()
         && peer.service == *service
-        && holds(tables, key, &peer)
+        && holds(tables, socket.protocol(), &peer)
     {
         return Some(peer.backend);
     }
     let peer = sent(socket, service)?;
-    holds(tables, key, &peer).then_some(peer.backend)
+    holds(tables, socket.protocol(), &peer).then_some(peer.backend)
 }
 
 /// What a socket got when it sent to `service` without connecting.
@@ -142,11 +136,11 @@ fn sent(socket: &impl Socket, service: &Endpoint) -> Option<Peer> {
     None
 }
 
-/// Whether the endpoint of a translation still serves the service port at `key`. Ids are never given out twice by one
+/// Whether the endpoint of a translation still serves the service port that answers there. Ids are never given out twice by one
 /// daemon, but the next daemon may: so address and owner are compared too.
 #[inline(always)]
-fn holds(tables: &impl Tables, key: &ServiceKey, peer: &Peer) -> bool {
-    let Some(service) = tables.service(key) else { return false };
+fn holds(tables: &impl Tables, protocol: u8, peer: &Peer) -> bool {
+    let Some((_, service)) = answering(tables, &peer.service, protocol) else { return false };
     tables
         .backend(peer.backend_id)
         .is_some_and(|backend| backend.service == service.id && backend.endpoint == peer.backend)

@@ -1,16 +1,52 @@
 //! What the datapath may ask and change. The kernel answers with maps and socket storage, the host with collections.
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Member, MemberKey, Peer, Service,
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Extent, Member, MemberKey, Peer, Service,
     ServiceKey, Slot, SlotKey, State,
 };
+
+/// How a caller comes, as far as it gets another list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By the ClusterIP.
+    Inside,
+    /// By another address, from a pod.
+    Pod,
+    /// By another address, from the node itself.
+    Node,
+}
+
+/// The list of a service port that counts for a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Its generation.
+    pub generation: u32,
+    /// Its length.
+    pub slots: u32,
+    /// For how many seconds after its last new flow a client gets the same endpoint; zero: each flow is spread.
+    pub timeout: u32,
+}
+
+impl List {
+    /// The one that a state names for those who come this way.
+    pub const fn of(state: &State, way: Way) -> Self {
+        let Extent { generation, slots } = match way {
+            Way::Inside => state.inside(),
+            Way::Pod => state.pod,
+            Way::Node => state.node,
+        };
+        Self { generation, slots, timeout: state.timeout }
+    }
+}
 
 /// The questions the datapath may ask.
 pub trait Tables {
     /// The service behind an address.
     fn service(&self, key: &ServiceKey) -> Option<Service>;
-    /// Where the endpoint list of a service port stands, by its id.
-    fn state(&self, service: u32) -> Option<State>;
+    /// If this is an address of the node where node ports answer: under which `node` they stand.
+    fn node_address(&self, address: &[u8; 16]) -> Option<u8>;
+    /// The list of a service port, by its id, for those who come this way.
+    fn list(&self, service: u32, way: Way) -> Option<List>;
     /// One place of an endpoint list.
     fn slot(&self, key: &SlotKey) -> Option<Slot>;
     /// Where in an endpoint list an endpoint is; known only for service ports with affinity.
@@ -35,6 +71,8 @@ pub trait Socket {
     fn protocol(&self) -> u8;
     /// Who calls: one number for all callers with the same addresses.
     fn client(&self) -> u64;
+    /// Whether the caller is in the node's own network namespace, as processes of the host and pods on its network are.
+    fn is_node(&self) -> bool;
     /// The remote address: as the application named it (connect, sendmsg), or as the kernel knows it (recvmsg,
     /// getpeername).
     fn remote(&self) -> Endpoint;

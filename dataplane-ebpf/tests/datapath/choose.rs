@@ -3,16 +3,18 @@
 use std::cell::Cell;
 
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Counter, DROP, Member, MemberKey, Service, ServiceKey, Slot, SlotKey,
-    State,
+    Affinity, AffinityKey, Backend, Counter, DROP, Endpoint, INSIDE, Member, MemberKey, Service, ServiceKey,
+    Slot, SlotKey, State,
 };
-use dataplane_ebpf::datapath::Tables;
 use dataplane_ebpf::datapath::choose::{Choice, choose, pick};
 use dataplane_ebpf::datapath::verdict::Reason;
+use dataplane_ebpf::datapath::{List as Valid, Tables, Way};
 use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
-use crate::world::{DNS, ELSEWHERE, List, TCP, WEB, any_tables, drops, endpoint, is_listed, put, web};
+use crate::world::{
+    DNS, ELSEWHERE, List, TCP, UDP, WEB, answers, any_tables, drops, endpoint, is_listed, put, way, web,
+};
 
 #[test]
 fn an_empty_list_has_no_place() {
@@ -137,24 +139,39 @@ proptest! {
     }
 
     #[test]
-    fn whatever_the_tables_hold_only_a_listed_endpoint_is_chosen(tables in any_tables()) {
-        for key in tables.services.keys() {
-            match choose(&caller(), &tables, key) {
+    fn whatever_the_tables_hold_only_a_listed_endpoint_is_chosen(
+        tables in any_tables(), protocol in prop::sample::select(vec![TCP, UDP]), is_node in any::<bool>(),
+    ) {
+        let own = tables.node_addresses.keys().flat_map(|address| {
+            [80_u16, 53, 8080].map(|port| Endpoint { address: *address, port: port.to_be_bytes() })
+        });
+        let named = tables.services.keys().map(|key| Endpoint { address: key.address, port: key.port });
+        for to in named.chain(own) {
+            let caller = HostSocket { protocol, is_node, ..caller() };
+            let service = answers(&tables, protocol, &to);
+            let choice = choose(&caller, &tables, &to);
+            let Some(service) = service else {
+                prop_assert_eq!(choice, Choice::NotOurs);
+                continue;
+            };
+            let way = way(&service, is_node);
+            let slots = tables.states.get(&service.id).map(|state| Valid::of(state, way).slots);
+            match choice {
                 Choice::Chosen(id, backend) => {
                     prop_assert_eq!(tables.backends.get(&id), Some(&backend));
-                    prop_assert!(is_listed(&tables, key, &backend.endpoint));
+                    prop_assert!(is_listed(&tables, &service, way, &backend.endpoint));
                 }
-                Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(slots(&tables, key), Some(0)),
-                Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(slots(&tables, key), Some(0)),
-                Choice::NobodyHere => prop_assert!(drops(&tables, key)),
-                Choice::NotOurs => prop_assert!(false, "{key:?} is a service"),
+                Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(slots, Some(0)),
+                Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(slots, Some(0)),
+                Choice::NobodyHere => prop_assert!(drops(&tables, &service, way)),
+                Choice::NotOurs => prop_assert!(false, "{to:?} is a service"),
             }
         }
     }
 }
 
 fn check(tables: &impl Tables, address: &str, choice: &str) {
-    assert_eq!(render(choose(&caller(), tables, &ServiceKey::new(&endpoint(address), TCP))), choice);
+    assert_eq!(render(choose(&caller(), tables, &endpoint(address))), choice);
 }
 
 fn caller() -> HostSocket {
@@ -171,11 +188,6 @@ fn render(choice: Choice) -> String {
     }
 }
 
-fn slots(tables: &HostTables, key: &ServiceKey) -> Option<u32> {
-    let Service { id } = tables.services.get(key)?;
-    tables.states.get(id).map(|state| state.slots)
-}
-
 /// A reader in the middle of a change: at its first looks it is told something else than what the tables say.
 struct Early {
     tables: HostTables,
@@ -187,11 +199,12 @@ struct Early {
 
 impl Early {
     fn new(tables: HostTables) -> Self {
-        Self { tables, service: (Cell::new(0), Service { id: 0 }), state: (Cell::new(0), State::NONE) }
+        let service = Service { id: 0, side: INSIDE };
+        Self { tables, service: (Cell::new(0), service), state: (Cell::new(0), State::NONE) }
     }
 
     fn service(self, looks: u32, id: u32) -> Self {
-        Self { service: (Cell::new(looks), Service { id }), ..self }
+        Self { service: (Cell::new(looks), Service { id, side: INSIDE }), ..self }
     }
 
     fn state(self, looks: u32, state: State) -> Self {
@@ -211,8 +224,13 @@ impl Tables for Early {
         early(&self.service).or_else(|| self.tables.service(key))
     }
 
-    fn state(&self, service: u32) -> Option<State> {
-        early(&self.state).or_else(|| self.tables.state(service))
+    fn node_address(&self, address: &[u8; 16]) -> Option<u8> {
+        self.tables.node_address(address)
+    }
+
+    fn list(&self, service: u32, way: Way) -> Option<Valid> {
+        let early = early(&self.state).map(|state| Valid::of(&state, way));
+        early.or_else(|| self.tables.list(service, way))
     }
 
     fn slot(&self, key: &SlotKey) -> Option<Slot> {

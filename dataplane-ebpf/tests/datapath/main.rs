@@ -3,5 +3,6 @@
 mod affinity;
 mod choose;
 mod endpoint;
+mod outside;
 mod socket;
 mod world;

@@ -1,6 +1,6 @@
 //! The sequences at the hooks: what a program sees that connects, sends, receives and asks for its peer.
 
-use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Peer, ServiceKey};
+use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Peer, Service, ServiceKey};
 use dataplane_ebpf::datapath::socket::{connect, peer_name, receive, send};
 use dataplane_ebpf::datapath::verdict::Reason;
 use dataplane_ebpf::datapath::{Socket, Verdict};
@@ -8,8 +8,8 @@ use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
 use crate::world::{
-    DNS, ELSEWHERE, List, TCP, UDP, WEB, any_tables, backend_address, counted, drops, endpoint, is_listed,
-    put, web,
+    DNS, ELSEWHERE, List, TCP, UDP, WEB, answers, any_tables, backend_address, counted, drops, endpoint,
+    is_listed, put, way, web,
 };
 
 const NO_ENDPOINT: Verdict = Verdict::Refused(Reason::NoEndpoint);
@@ -353,9 +353,9 @@ proptest! {
     #[test]
     fn whatever_the_tables_hold_a_translation_ends_at_an_endpoint_of_the_service(
         worlds in prop::collection::vec((any_tables(), some_calls()), 1..4),
-        protocol in prop::sample::select(vec![TCP, UDP, 132]),
+        protocol in prop::sample::select(vec![TCP, UDP, 132]), is_node in any::<bool>(),
     ) {
-        let mut socket = HostSocket::new(protocol, endpoint(WEB));
+        let mut socket = HostSocket { is_node, ..HostSocket::new(protocol, endpoint(WEB)) };
         for (tables, calls) in &worlds {
             for call in calls {
                 check_call(call, &mut socket, tables);
@@ -368,7 +368,7 @@ proptest! {
 fn check_call(call: &Call, socket: &mut HostSocket, tables: &HostTables) {
     let (Call::Connect(text) | Call::Send(text) | Call::Receive(text) | Call::PeerName(text)) = call;
     let named = endpoint(text);
-    let key = ServiceKey::new(&named, socket.protocol);
+    let service = answers(tables, socket.protocol, &named);
     let known: Vec<Endpoint> = known_services(socket, &named);
     socket.remote = named;
     let verdict = match call {
@@ -384,17 +384,17 @@ fn check_call(call: &Call, socket: &mut HostSocket, tables: &HostTables) {
             return;
         }
     };
+    let Some(service) = service else {
+        return assert_eq!((verdict, socket.remote), (Verdict::NotOurs, named), "{call:?}");
+    };
+    let way = way(&service, socket.is_node);
     match verdict {
-        Verdict::NotOurs => {
-            assert!(socket.remote == named && !tables.services.contains_key(&key), "{call:?}")
-        }
-        Verdict::Refused(_) => {
-            assert!(socket.remote == named && tables.services.contains_key(&key), "{call:?}")
-        }
-        Verdict::Left => assert!(socket.remote == named && drops(tables, &key), "{call:?}"),
+        Verdict::NotOurs => panic!("{call:?} is for {service:?}"),
+        Verdict::Refused(_) => assert_eq!(socket.remote, named, "{call:?}"),
+        Verdict::Left => assert!(socket.remote == named && drops(tables, &service, way), "{call:?}"),
         Verdict::Translated => {
-            let serves = matches!(call, Call::Send(_)) && is_backend(tables, &key, &socket.remote);
-            assert!(serves || is_listed(tables, &key, &socket.remote), "{call:?} {socket:?}");
+            let serves = matches!(call, Call::Send(_)) && is_backend(tables, &service, &socket.remote);
+            assert!(serves || is_listed(tables, &service, way, &socket.remote), "{call:?} {socket:?}");
         }
     }
 }
@@ -407,10 +407,9 @@ fn known_services(socket: &HostSocket, backend: &Endpoint) -> Vec<Endpoint> {
     all.filter(|(_, theirs)| theirs == backend).map(|(service, _)| service).collect()
 }
 
-/// Whether an endpoint serves the service at `key`, listed or draining.
-fn is_backend(tables: &HostTables, key: &ServiceKey, to: &Endpoint) -> bool {
-    let id = tables.services.get(key).map(|service| service.id);
-    tables.backends.values().any(|backend| Some(backend.service) == id && backend.endpoint == *to)
+/// Whether an endpoint serves that service, listed or draining.
+fn is_backend(tables: &HostTables, service: &Service, to: &Endpoint) -> bool {
+    tables.backends.values().any(|backend| backend.service == service.id && backend.endpoint == *to)
 }
 
 fn some_calls() -> impl Strategy<Value = Vec<Call>> {
@@ -488,6 +487,10 @@ impl Socket for Forgetful {
 
     fn client(&self) -> u64 {
         1
+    }
+
+    fn is_node(&self) -> bool {
+        false
     }
 
     fn remote(&self) -> Endpoint {

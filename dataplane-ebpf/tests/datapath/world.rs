@@ -5,9 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Counter, DROP, Endpoint, Member, MemberKey, Service, ServiceKey, Slot,
-    SlotKey, State,
+    Affinity, AffinityKey, Backend, Counter, DROP, Endpoint, Extent, INSIDE, Member, MemberKey, OUTSIDE,
+    Service, ServiceKey, Slot, SlotKey, State,
 };
+use dataplane_ebpf::datapath::{List as Valid, Way};
 use dataplane_ebpf::host::HostTables;
 use proptest::prelude::*;
 
@@ -44,7 +45,9 @@ pub(crate) struct List {
 pub(crate) fn put(tables: &mut HostTables, address: &str, list: List, backends: &[u32]) {
     let List { id: service, generation, slots } = list;
     for protocol in [TCP, UDP] {
-        tables.services.insert(ServiceKey::new(&endpoint(address), protocol), Service { id: service });
+        tables
+            .services
+            .insert(ServiceKey::new(&endpoint(address), protocol), Service { id: service, side: INSIDE });
     }
     tables.states.insert(service, State { generation, slots, ..State::NONE });
     for (index, &backend) in (0..).zip(backends) {
@@ -60,11 +63,15 @@ pub(crate) fn put(tables: &mut HostTables, address: &str, list: List, backends: 
 pub(crate) fn stick(tables: &mut HostTables, service: u32, timeout: u32) {
     let Some(state) = tables.states.get_mut(&service) else { return };
     state.timeout = timeout;
-    let generation = state.generation;
+    let valid = [state.generation, state.pod.generation, state.node.generation];
     tables.members.retain(|key, _| key.service != service);
-    let list = tables.slots.iter().filter(|(key, _)| key.service == service && key.generation == generation);
+    let list =
+        tables.slots.iter().filter(|(key, _)| key.service == service && valid.contains(&key.generation));
     let member = |(key, slot): (&SlotKey, &Slot)| {
-        (MemberKey { service, generation, backend: slot.backend }, Member { index: key.index })
+        (
+            MemberKey { service, generation: key.generation, backend: slot.backend },
+            Member { index: key.index },
+        )
     };
     let members = list.filter(|(_, slot)| timeout != 0 && slot.backend != DROP).map(member);
     tables.members.extend(members);
@@ -86,11 +93,28 @@ pub(crate) fn counted(tables: &HostTables) -> Vec<(Counter, u64)> {
 /// Tables with any content: lists with holes, backends of other services, generations that do not exist.
 pub(crate) fn any_tables() -> impl Strategy<Value = HostTables> {
     let address = prop::sample::select(vec![WEB, DNS, "10.96.0.11:80", "10.1.0.1:8080", "[::]:0"]);
-    let service = (1_u32..4).prop_map(|id| Service { id });
-    let state = (0_u32..3, prop_oneof![0_u32..5, any::<u32>()], 0_u32..3)
-        .prop_map(|(generation, slots, timeout)| State { generation, slots, timeout, zero: 0 });
-    let key = (address, prop::sample::select(vec![TCP, UDP]));
-    let key = key.prop_map(|(address, protocol)| ServiceKey::new(&endpoint(address), protocol));
+    let service = (1_u32..4, prop::sample::select(vec![INSIDE, OUTSIDE]));
+    let service = service.prop_map(|(id, side)| Service { id, side });
+    let extent = || (0_u32..3, prop_oneof![0_u32..5, any::<u32>()]);
+    let state =
+        (extent(), extent(), extent(), 0_u32..3).prop_map(|((generation, slots), pod, node, timeout)| {
+            let extent = |(generation, slots)| Extent { generation, slots };
+            State { generation, slots, timeout, zero: 0, pod: extent(pod), node: extent(node) }
+        });
+    let key = (address, prop::sample::select(vec![TCP, UDP]), prop::sample::select(vec![0, 4, 6]));
+    let key = key.prop_map(|(address, protocol, node)| {
+        let Endpoint { address, port } = endpoint(address);
+        match node {
+            0 => ServiceKey { address, port, protocol, node },
+            _ => ServiceKey::node_port(port, protocol, node),
+        }
+    });
+    let own = prop::collection::btree_map(
+        prop::sample::select(vec!["10.1.0.1:0", "10.96.0.11:0", "[fd00::5]:0"])
+            .prop_map(|text| endpoint(text).address),
+        prop::sample::select(vec![4_u32, 6]),
+        0..4,
+    );
     let place = (1_u32..4, 0_u32..3, 0_u32..5).prop_map(|(service, generation, index)| SlotKey {
         service,
         generation,
@@ -113,9 +137,10 @@ pub(crate) fn any_tables() -> impl Strategy<Value = HostTables> {
     let states = prop::collection::btree_map(1_u32..4, state, 0..4);
     let slots = prop::collection::btree_map(place, slot, 0..40);
     let backends = prop::collection::btree_map(1_u32..6, backend, 0..6);
-    (services, states, slots, members, backends, affinities, any::<u32>()).prop_map(
-        |(services, states, slots, members, backends, affinities, random)| HostTables {
+    (services, own, states, slots, members, backends, affinities, any::<u32>()).prop_map(
+        |(services, node_addresses, states, slots, members, backends, affinities, random)| HostTables {
             services,
+            node_addresses,
             states,
             slots,
             members,
@@ -128,25 +153,44 @@ pub(crate) fn any_tables() -> impl Strategy<Value = HostTables> {
     )
 }
 
-/// Whether an address is an endpoint in the valid list of the service at `key`.
-pub(crate) fn is_listed(tables: &HostTables, key: &ServiceKey, to: &Endpoint) -> bool {
-    let listed = listed(tables, key);
-    let endpoints = listed.iter().filter_map(|(id, slot)| Some((id, tables.backends.get(slot)?)));
-    endpoints.into_iter().any(|(id, backend)| backend.service == *id && backend.endpoint == *to)
+/// Whether an address is an endpoint in the list that counts for who calls a service that way.
+pub(crate) fn is_listed(tables: &HostTables, service: &Service, way: Way, to: &Endpoint) -> bool {
+    let listed = listed(tables, service, way);
+    let endpoints = listed.iter().filter_map(|slot| tables.backends.get(slot));
+    endpoints.into_iter().any(|backend| backend.service == service.id && backend.endpoint == *to)
 }
 
-/// Whether the valid list of the service at `key` has a place for those that are dropped.
-pub(crate) fn drops(tables: &HostTables, key: &ServiceKey) -> bool {
-    listed(tables, key).iter().any(|(_, backend)| *backend == DROP)
+/// Whether that list has a place for those that are dropped.
+pub(crate) fn drops(tables: &HostTables, service: &Service, way: Way) -> bool {
+    listed(tables, service, way).contains(&DROP)
 }
 
-/// The valid list of the service at `key`: its id, and the backend in each place.
-fn listed(tables: &HostTables, key: &ServiceKey) -> Vec<(u32, u32)> {
-    let Some(&Service { id }) = tables.services.get(key) else { return Vec::new() };
-    let Some(&State { generation, slots, timeout: _, zero: _ }) = tables.states.get(&id) else {
-        return Vec::new();
+/// The backend in each place of that list.
+fn listed(tables: &HostTables, service: &Service, way: Way) -> Vec<u32> {
+    let Some(state) = tables.states.get(&service.id) else { return Vec::new() };
+    let Valid { generation, slots, timeout: _ } = Valid::of(state, way);
+    let places = tables
+        .slots
+        .iter()
+        .filter(|(place, _)| place.service == service.id && place.generation == generation);
+    places.filter(|(place, _)| place.index < slots).map(|(_, slot)| slot.backend).collect()
+}
+
+/// The service that answers at an address, if one does, as the tables say it.
+pub(crate) fn answers(tables: &HostTables, protocol: u8, at: &Endpoint) -> Option<Service> {
+    let direct = tables.services.get(&ServiceKey::new(at, protocol));
+    let by_node_port = || {
+        let node = u8::try_from(*tables.node_addresses.get(&at.address)?).expect("a family");
+        tables.services.get(&ServiceKey::node_port(at.port, protocol, node))
     };
-    let places =
-        tables.slots.iter().filter(|(place, _)| place.service == id && place.generation == generation);
-    places.filter(|(place, _)| place.index < slots).map(|(_, slot)| (id, slot.backend)).collect()
+    direct.or_else(by_node_port).copied()
+}
+
+/// How a caller comes to a service.
+pub(crate) fn way(service: &Service, is_node: bool) -> Way {
+    match (service.side, is_node) {
+        (INSIDE, _) => Way::Inside,
+        (_, true) => Way::Node,
+        (_, false) => Way::Pod,
+    }
 }

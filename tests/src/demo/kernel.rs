@@ -39,7 +39,7 @@ impl Kernel {
     /// What the kernel has for an address.
     pub(super) fn state(&self, address: Address) -> Option<State> {
         let key = ServiceKey::new(&address.at.into(), address.protocol);
-        let Service { id } = self.services.get(&key, 0).ok()?;
+        let Service { id, side: _ } = self.services.get(&key, 0).ok()?;
         self.states.get(&id, 0).ok()
     }
 

@@ -1,11 +1,13 @@
 //! The same tables and the same calls, through the programs and through the functions on the host: step by step the
 //! same verdict, the same endpoint, and the same peer in the eyes of the caller.
 
-use dataplane_ebpf::abi::DATAGRAM_PEERS;
+use std::net::SocketAddr;
+
+use dataplane_ebpf::abi::{DATAGRAM_PEERS, Endpoint};
 use dataplane_ebpf::host::HostTables;
 
 use crate::rig::Rig;
-use crate::twin::{Builder, TCP, Twin, UDP, kinds, pod, vip};
+use crate::twin::{Builder, TCP, Twin, UDP, kinds, node_port, pod, vip};
 
 fn one_of_each(is_v6: bool) -> HostTables {
     let mut builder = Builder::default();
@@ -37,6 +39,58 @@ fn connect_gives_the_same_verdict_for_ipv4_also_by_mapped_addresses() {
 #[test]
 fn connect_gives_the_same_verdict_for_ipv6() {
     check_connect(true);
+}
+
+fn for_outside(is_v6: bool) -> HostTables {
+    let mut builder = Builder::default();
+    let endpoints = [1, 2].map(|number| pod(number, 8080, is_v6));
+    for (offset, protocol) in [(0, TCP), (10, UDP)] {
+        for (number, count) in [(1, 2), (2, 1), (3, 0)] {
+            builder.outside(offset + u32::from(number), vip(number, is_v6), protocol, &endpoints[..count]);
+        }
+    }
+    let own = Endpoint::from(at(is_v6, 0)).address;
+    builder.tables.node_addresses = [(own, if is_v6 { 6 } else { 4 })].into();
+    builder.tables
+}
+
+/// A port of the node's own address.
+fn at(is_v6: bool, port: u16) -> SocketAddr {
+    let ip = if is_v6 { "fd00::77" } else { "10.0.0.77" };
+    SocketAddr::new(ip.parse().expect("an address"), port)
+}
+
+/// From a pod and from the node: each has its own list at an address for outside, and at a node port.
+fn check_outside(is_v6: bool) {
+    let tables = for_outside(is_v6);
+    let ends = |is_node: bool| {
+        let mut rig = Rig::of(is_node);
+        let mut ends = Vec::new();
+        for (protocol, socket_v6) in kinds(is_v6) {
+            let offset = if protocol == UDP { 10 } else { 0 };
+            let own = |id| at(is_v6, node_port(id));
+            let targets = [1_u8, 2, 3]
+                .into_iter()
+                .flat_map(|number| [vip(number, is_v6), own(offset + u32::from(number))]);
+            for to in targets.chain([own(offset + 9)]) {
+                ends.push(Twin::open(&mut rig, &tables, protocol, socket_v6).connect(to));
+                if protocol == UDP {
+                    ends.push(Twin::open(&mut rig, &tables, protocol, socket_v6).send(to));
+                }
+            }
+        }
+        ends
+    };
+    let [pods, nodes] = [false, true].map(ends);
+    assert_eq!(pods[0], Some(pod(1, 8080, is_v6)));
+    assert_eq!(nodes[0], Some(pod(2, 8080, is_v6)), "the node has a list of its own");
+    assert_eq!((pods[1], nodes[1]), (pods[0], nodes[0]), "and so at node ports");
+}
+
+#[test]
+fn pods_and_the_node_come_to_the_same_by_addresses_for_outside() {
+    check_outside(false);
+    check_outside(true);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +25,19 @@ pub(crate) const HOOKS: [&str; 8] =
 
 /// Reads the object that the daemon carries.
 pub(crate) fn object() -> Ebpf {
+    object_on(0)
+}
+
+/// The same for a node in the network namespace with this cookie.
+fn object_on(node: u64) -> Ebpf {
     let path = std::env::var("SLUICE_EBPF_OBJECT").expect("SLUICE_EBPF_OBJECT names the built programs");
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut loader = EbpfLoader::new();
-    for name in
-        [abi::SERVICES, abi::STATES, abi::SLOTS, abi::MEMBERS, abi::BACKENDS, abi::NAMES, abi::AFFINITY]
-    {
+    let tables = [abi::SERVICES, abi::STATES, abi::SLOTS, abi::MEMBERS, abi::BACKENDS, abi::NAMES];
+    for name in tables.into_iter().chain([abi::AFFINITY, abi::NODE_ADDRESSES]) {
         loader.map_max_entries(name, 4096);
     }
+    loader.override_global(abi::NODE_NETNS, &node, true);
     loader.load(&bytes).expect("the object loads")
 }
 
@@ -42,19 +48,25 @@ pub(crate) struct Rig {
     caller: Process,
     asked: usize,
     pub(crate) wire: Wire,
+    pub(crate) is_node: bool,
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        Self::of(false)
+    }
+
+    /// The caller is in a pod, or in the node's own network namespace.
+    pub(crate) fn of(is_node: bool) -> Self {
         let cgroup = Arc::new(Cgroup::new().expect("a control group"));
-        let ebpf = attached(&cgroup);
-        let (caller, wire) = caller(&cgroup);
-        Self { ebpf, cgroup, caller, asked: 1, wire }
+        let (caller, wire, cookie) = caller(&cgroup);
+        let ebpf = attached(&cgroup, if is_node { cookie } else { cookie + 1 });
+        Self { ebpf, cgroup, caller, asked: 1, wire, is_node }
     }
 
     /// Lets a process in another namespace make the calls from now on.
     pub(crate) fn move_out(&mut self) {
-        (self.caller, self.wire) = caller(&self.cgroup);
+        (self.caller, self.wire, _) = caller(&self.cgroup);
         self.asked = 1;
     }
 
@@ -62,6 +74,7 @@ impl Rig {
     pub(crate) fn fill(&mut self, tables: &HostTables) {
         let HostTables {
             services,
+            node_addresses,
             states,
             slots,
             members,
@@ -72,6 +85,7 @@ impl Rig {
             counted: _,
         } = tables;
         refill(&mut self.ebpf, abi::SERVICES, services);
+        refill(&mut self.ebpf, abi::NODE_ADDRESSES, node_addresses);
         restate(&mut self.ebpf, states);
         refill(&mut self.ebpf, abi::SLOTS, slots);
         refill(&mut self.ebpf, abi::MEMBERS, members);
@@ -114,9 +128,22 @@ impl Rig {
     }
 }
 
-/// A process in a namespace of its own, and what goes over the wire there.
-fn caller(cgroup: &Arc<Cgroup>) -> (Process, Wire) {
+/// The number of this thread's network namespace.
+fn netns_cookie() -> std::io::Result<u64> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    let (mut cookie, mut length) = (0_u64, 8);
+    let place = std::ptr::from_mut(&mut cookie).cast();
+    // SAFETY: both pointers are to live values, the first of eight bytes as stated, and the descriptor is open.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, place, &raw mut length)
+    };
+    if done == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// A process in a namespace of its own, what goes over the wire there, and the namespace's cookie.
+fn caller(cgroup: &Arc<Cgroup>) -> (Process, Wire, u64) {
     let netns = Netns::new().expect("a namespace");
+    let cookie = netns.run(|| Ok(netns_cookie()?)).expect("a cookie");
     // Every address is here, nobody listens on any, and the caller may send from each.
     batch(&netns, "route add local 10.0.0.0/8 dev lo\nroute add local fd00::/16 dev lo\n").expect("routes");
     netns.run(|| Ok(std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?)).expect("a setting");
@@ -125,11 +152,11 @@ fn caller(cgroup: &Arc<Cgroup>) -> (Process, Wire) {
     command.arg("probe").stdin(Stdio::piped());
     let mut caller = place.start(command).expect("a caller");
     caller.line(Duration::from_secs(10), |line| line == "ready").expect("a ready caller");
-    (caller, Wire::listen(&netns))
+    (caller, Wire::listen(&netns), cookie)
 }
 
-fn attached(cgroup: &Cgroup) -> Ebpf {
-    let mut ebpf = object();
+fn attached(cgroup: &Cgroup, node: u64) -> Ebpf {
+    let mut ebpf = object_on(node);
     let directory = cgroup.open().expect("the control group");
     for hook in HOOKS {
         let program: &mut CgroupSockAddr = ebpf

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use dataplane_ebpf::abi::{
-    Backend, DROP, Endpoint, Member, MemberKey, Service, ServiceKey, Slot, SlotKey, State,
+    Backend, DROP, Endpoint, Extent, INSIDE, Member, MemberKey, OUTSIDE, Service, ServiceKey, Slot, SlotKey,
+    State,
 };
-use dataplane_ebpf::datapath::{Verdict, socket};
+use dataplane_ebpf::datapath::{List, Tables, Verdict, Way, socket};
 use dataplane_ebpf::host::{HostSocket, HostTables};
 
 use crate::rig::Rig;
@@ -28,6 +29,7 @@ impl<'a> Twin<'a> {
             format!("open {}{}", if protocol == TCP { "tcp" } else { "udp" }, if is_v6 { 6 } else { 4 });
         assert_eq!(rig.ask(&kind), "ok");
         let host = HostSocket::new(protocol, Endpoint::from(SocketAddr::from(([0, 0, 0, 0], 0))));
+        let host = HostSocket { is_node: rig.is_node, ..host };
         Self { rig, tables, host, is_v6 }
     }
 
@@ -69,18 +71,31 @@ impl<'a> Twin<'a> {
 
     /// Gives the host the chance that leads to the place which the kernel chose.
     fn draw(&self, to: SocketAddr, went: Option<SocketAddr>) {
-        let key = ServiceKey::new(&to.into(), self.host.protocol);
-        let (Some(went), Some(service)) = (went, self.tables.services.get(&key)) else { return };
-        let Some(state) = self.tables.states.get(&service.id) else { return };
-        let found = (0..state.slots).find(|index| self.endpoint(service, state, *index) == Some(went.into()));
+        let (Some(went), Some(service)) = (went, self.answers(to)) else { return };
+        let way = match (service.side, self.host.is_node) {
+            (INSIDE, _) => Way::Inside,
+            (_, true) => Way::Node,
+            (_, false) => Way::Pod,
+        };
+        let Some(list) = self.tables.list(service.id, way) else { return };
+        let found = (0..list.slots).find(|index| self.endpoint(&service, &list, *index) == Some(went.into()));
         if let Some(index) = found {
-            let random = (u64::from(index) << 32).div_ceil(u64::from(state.slots));
+            let random = (u64::from(index) << 32).div_ceil(u64::from(list.slots));
             self.tables.random.set(u32::try_from(random).expect("an index below the length"));
         }
     }
 
-    fn endpoint(&self, service: &Service, state: &State, index: u32) -> Option<Endpoint> {
-        let slot = SlotKey { service: service.id, generation: state.generation, index };
+    fn answers(&self, to: SocketAddr) -> Option<Service> {
+        let (to, protocol) = (Endpoint::from(to), self.host.protocol);
+        let services = &self.tables.services;
+        services.get(&ServiceKey::new(&to, protocol)).copied().or_else(|| {
+            let node = self.tables.node_address(&to.address)?;
+            services.get(&ServiceKey::node_port(to.port, protocol, node)).copied()
+        })
+    }
+
+    fn endpoint(&self, service: &Service, list: &List, index: u32) -> Option<Endpoint> {
+        let slot = SlotKey { service: service.id, generation: list.generation, index };
         let Slot { backend } = self.tables.slots.get(&slot)?;
         self.tables.backends.get(backend).map(|backend| backend.endpoint)
     }
@@ -121,7 +136,7 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn service(&mut self, id: u32, address: SocketAddr, protocol: u8, endpoints: &[SocketAddr]) {
         let slots = u32::try_from(endpoints.len()).expect("a short list");
-        self.tables.services.insert(ServiceKey::new(&address.into(), protocol), Service { id });
+        self.tables.services.insert(ServiceKey::new(&address.into(), protocol), Service { id, side: INSIDE });
         self.tables.states.insert(id, State { generation: 1, slots, ..State::NONE });
         for (index, endpoint) in (0..).zip(endpoints) {
             self.next_backend += 1;
@@ -130,6 +145,34 @@ impl Builder {
             let slot = SlotKey { service: id, generation: 1, index };
             self.tables.slots.insert(slot, Slot { backend: self.next_backend });
         }
+    }
+
+    /// Gives a service an address for outside, and its port as a node port. Pods get the first of its endpoints there, the
+    /// node the last; without the last, the node's flows are refused, and without any, the pods' are dropped.
+    pub(crate) fn outside(&mut self, id: u32, address: SocketAddr, protocol: u8, endpoints: &[SocketAddr]) {
+        let node = if address.is_ipv6() { 6 } else { 4 };
+        let keys = [
+            ServiceKey::new(&address.into(), protocol),
+            ServiceKey::node_port(node_port(id).to_be_bytes(), protocol, node),
+        ];
+        self.tables.services.extend(keys.map(|key| (key, Service { id, side: OUTSIDE })));
+        let (pods, last) = (endpoints.first(), endpoints.get(1));
+        let pod = self.list(id, 2, pods.copied());
+        let node = last.map_or(Extent { generation: 3, slots: 0 }, |last| self.list(id, 3, Some(*last)));
+        let state = self.tables.states.entry(id).or_insert(State::NONE);
+        (state.pod, state.node) = (pod, node);
+    }
+
+    /// A list of one; of those that are dropped, if it is nobody.
+    fn list(&mut self, id: u32, generation: u32, endpoint: Option<SocketAddr>) -> Extent {
+        let backend = endpoint.map_or(DROP, |endpoint| {
+            self.next_backend += 1;
+            let backend = Backend { endpoint: endpoint.into(), zero: [0; 2], service: id };
+            self.tables.backends.insert(self.next_backend, backend);
+            self.next_backend
+        });
+        self.tables.slots.insert(SlotKey { service: id, generation, index: 0 }, Slot { backend });
+        Extent { generation, slots: 1 }
     }
 
     /// A service whose flows are dropped.
@@ -155,6 +198,11 @@ impl Builder {
 pub(crate) fn vip(number: u8, is_v6: bool) -> SocketAddr {
     let text = if is_v6 { format!("[fd00:96::{number:x}]:80") } else { format!("10.96.0.{number}:80") };
     text.parse().expect("an address")
+}
+
+/// The node port of a service.
+pub(crate) fn node_port(id: u32) -> u16 {
+    30_000 + u16::try_from(id).expect("a small number")
 }
 
 pub(crate) fn pod(number: u8, port: u16, is_v6: bool) -> SocketAddr {

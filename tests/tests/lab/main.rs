@@ -27,6 +27,7 @@ mod grow;
 mod hints;
 mod neighbours;
 mod nftables;
+mod outside;
 mod plan;
 mod policy;
 mod ports;

@@ -110,6 +110,26 @@ fn sockets_keep_their_service_and_their_endpoint_when_another_layout_version_tak
     assert_eq!(end.failed, 0, "{end:?}");
 }
 
+#[test]
+fn clients_keep_their_endpoints_when_another_layout_version_takes_over() {
+    let stage = Stage::of_ebpf();
+    let backends = stage.backends(&["a", "b", "c", "d"]);
+    let mut daemon = stage.daemon();
+    // A number that no new daemon would give to it.
+    stage.web(&pods(&backends[3..]));
+    stage.sticky_web(Some(60), &pods(&backends));
+    let draw = || {
+        let ways =
+            [(Protocol::Tcp, WEB4), (Protocol::Tcp, WEB6), (Protocol::Udp, WEB4), (Protocol::Udp, WEB6)];
+        ways.map(|(protocol, to)| stage.client.call(protocol, to).unwrap().name)
+    };
+    let before = draw();
+    for _ in 0..3 {
+        upgrade(&stage, &mut daemon);
+        assert_eq!(draw(), before);
+    }
+}
+
 /// While the programs of two versions hang on the cgroup, the ones of the earlier version run first.
 #[test]
 fn a_connection_made_while_programs_of_two_versions_hang_there_shows_the_service() {

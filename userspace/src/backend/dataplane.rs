@@ -127,6 +127,8 @@ pub fn outlook(
 pub struct Dataplane {
     settings: Settings,
     ebpf: Result<Ebpf, Down>,
+    /// The node, for when eBPF comes back.
+    context: Context,
     /// What eBPF does on the node's outside devices, if that is asked for.
     edge: edge::Keeper,
     nft: Result<Nft, String>,
@@ -158,6 +160,7 @@ impl Dataplane {
         };
         let mut dataplane = Self {
             ebpf: Err(Down { why: NOT_ASKED.to_owned(), wait: RETRY[0], again: None }),
+            context: Context::default(),
             edge: edge::Keeper::default(),
             nft,
             behind: None,
@@ -254,6 +257,7 @@ impl Dataplane {
 
     fn raise(&mut self) -> Result<(), BackendError> {
         let mut ebpf = self.try_ebpf()?;
+        ebpf.surround(&self.context, &BTreeSet::new());
         let Ok(nft) = &self.nft else { return Ok(()) };
         for share in nft.shares() {
             ebpf.apply(&share)?;
@@ -311,8 +315,10 @@ impl Dataplane {
 
 impl Backend for Dataplane {
     fn surround(&mut self, context: &Context, cluster_ranges: &BTreeSet<IpNet>) -> bool {
+        self.context = context.clone();
         let edge = self.edge.surround(context);
-        self.nft.as_mut().is_ok_and(|nft| nft.surround(context, cluster_ranges)) || edge
+        let ebpf = self.ebpf.as_mut().is_ok_and(|ebpf| ebpf.surround(context, cluster_ranges));
+        self.nft.as_mut().is_ok_and(|nft| nft.surround(context, cluster_ranges)) || edge || ebpf
     }
 
     fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
@@ -372,6 +378,9 @@ impl Backend for Dataplane {
 
     fn disturbed(&mut self) -> bool {
         self.edge.watch();
+        if let Ok(ebpf) = &mut self.ebpf {
+            ebpf.follow();
+        }
         if let Ok(nft) = &self.nft {
             self.edge.grow(|| nft.shares());
         }
@@ -382,6 +391,9 @@ impl Backend for Dataplane {
         let due = |down: &Down| down.again.is_some_and(|again| Instant::now() >= again);
         if self.ebpf.as_ref().is_err_and(due) {
             self.come_back();
+        }
+        if let Ok(ebpf) = &mut self.ebpf {
+            ebpf.tend();
         }
         if self.behind.is_some() {
             self.catch_up();
@@ -405,7 +417,7 @@ impl Backend for Dataplane {
     fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
         match (&self.ebpf, &self.nft) {
             (_, Ok(nft)) if nft.is_awake() => Vec::new(),
-            (Ok(ebpf), _) => ebpf.unserved(name, port),
+            (Ok(ebpf), _) => ebpf.unserved_beside(name, port, self.edge.is_up()),
             (Err(_), _) => Vec::new(),
         }
     }

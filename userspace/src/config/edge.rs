@@ -183,8 +183,14 @@ mod tests {
 
     #[track_caller]
     fn check(edge: Choice, snat_ports: RangeInclusive<u16>, expected: Option<[u16; 2]>) {
-        let flags =
-            Flags { edge, devices: Vec::new(), forwarding: Forwarding::Auto, snat_ports, edge_flows: None };
+        let flags = Flags {
+            edge,
+            xdp: Xdp::Auto,
+            devices: Vec::new(),
+            forwarding: Forwarding::Auto,
+            snat_ports,
+            edge_flows: None,
+        };
         assert_eq!(flags.ports_for_others(), expected);
     }
 

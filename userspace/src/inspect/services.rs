@@ -20,6 +20,8 @@ struct ServiceRow {
     #[serde(flatten)]
     port: PortRow,
     addresses: Vec<String>,
+    /// Those at which eBPF answers callers on this node, at the socket.
+    at_socket: Vec<String>,
     verdict: &'static str,
     endpoints: usize,
     affinity_seconds: Option<NonZeroU32>,
@@ -148,7 +150,7 @@ fn service_row(name: &ServicePortName, both: &Both) -> ServiceRow {
     let Both { ebpf, nft } = both;
     let summary = ebpf.as_ref().map(describe);
     let mut addresses: BTreeSet<String> = nft.iter().flat_map(|nft| nft.addresses.clone()).collect();
-    addresses.extend(summary.iter().flat_map(|summary| summary.addresses.iter().map(ToString::to_string)));
+    addresses.extend(summary.iter().flat_map(|summary| summary.addresses.clone()));
     let (verdict, endpoints, affinity) = match (&summary, nft) {
         (Some(Summary { verdict, active, affinity, .. }), _) => (verdict.as_str(), active.len(), *affinity),
         (None, Some(nft)) => (nft.verdict.as_str(), nft.endpoints.len(), nft.affinity),
@@ -157,6 +159,7 @@ fn service_row(name: &ServicePortName, both: &Both) -> ServiceRow {
     ServiceRow {
         port: port_row(name),
         addresses: addresses.into_iter().collect(),
+        at_socket: summary.map(|summary| summary.addresses).unwrap_or_default(),
         verdict,
         endpoints,
         affinity_seconds: affinity,

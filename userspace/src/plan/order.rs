@@ -11,12 +11,12 @@ pub enum Step {
     PutSlots,
     /// Who is in the new generations, where clients keep their endpoints.
     PutMembers,
+    /// Addresses that answer no more: before the lists that only they led to are named no more, so that nobody is refused.
+    DropServices,
     /// List states: each of these writes is a commit point.
     PutStates,
     /// Addresses of services that are new.
     PutServices,
-    /// Addresses that answer no more.
-    DropServices,
     /// States of service ports that are gone.
     DropStates,
     /// Who was in old generations: before their places, so that a member always has a place.
@@ -36,9 +36,9 @@ pub const ORDER: [Step; 12] = [
     Step::PutBackends,
     Step::PutSlots,
     Step::PutMembers,
+    Step::DropServices,
     Step::PutStates,
     Step::PutServices,
-    Step::DropServices,
     Step::DropStates,
     Step::DropMembers,
     Step::DropSlots,

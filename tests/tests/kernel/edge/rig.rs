@@ -151,7 +151,7 @@ impl EdgeRig {
 
     /// Runs the program before the stack over a frame that came by the loopback: what it returns, and the frame then.
     pub(crate) fn run_frame(&mut self, frame: &[u8]) -> (i32, Vec<u8>) {
-        let Self { ebpf, netns } = self;
+        let Self { ebpf, netns, bundle: _ } = self;
         let program = express(ebpf);
         let mut out = vec![0; frame.len() + 64];
         let result = netns.run(|| {

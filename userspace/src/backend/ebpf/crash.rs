@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 
 use dataplane_ebpf::abi::{
-    Backend, DROP, Member, MemberKey, Name, Service, ServiceKey, Slot, SlotKey, State,
+    Backend, DROP, Member, MemberKey, Name, OUTSIDE, Service, ServiceKey, Slot, SlotKey, State,
 };
+use dataplane_ebpf::datapath::{List as Valid, Way};
 use proptest::prelude::*;
 
 use super::books::{Books, Ports};
@@ -16,7 +17,7 @@ use super::read::{Dump, Installed, by_port};
 use super::sample::{endpoint, everywhere, name, port};
 use super::{Summary, Verdict, describe};
 use crate::backend::Wanted;
-use crate::desired::{Action, Frontend, ServicePort};
+use crate::desired::{Action, Frontend, List, Masquerade, Routes, ServicePort};
 use crate::model::{Protocol, ServiceName, ServicePortName};
 use crate::plan::{ORDER, Step};
 
@@ -103,19 +104,25 @@ impl Kernel {
         [services.len(), slots.len(), members.len(), backends.len(), names.len()]
     }
 
-    /// What a client of each address can get. Panics if any list has a hole, or if a client could not keep its endpoint.
-    fn offers(&self) -> BTreeMap<ServiceKey, Offer> {
-        let offer = |service: &Service| {
+    /// What a client of each address can get that comes this way. Panics if any list has a hole, or if a client could not
+    /// keep its endpoint.
+    fn offers(&self) -> Offers {
+        let offer = |service: &Service, way: Way| {
             let state = self.states.get(&service.id).expect("a service has a state");
-            let list = (0..state.slots).map(|index| self.place(service.id, state, index)).collect();
-            Offer { list, timeout: state.timeout }
+            let valid = Valid::of(state, way);
+            let list = (0..valid.slots).map(|index| self.place(service.id, &valid, index)).collect();
+            Offer { list, timeout: valid.timeout }
         };
-        self.services.iter().map(|(key, service)| (*key, offer(service))).collect()
+        let ways = |(key, service): (&ServiceKey, &Service)| {
+            let ways: &[Way] = if service.side == OUTSIDE { &[Way::Pod, Way::Node] } else { &[Way::Inside] };
+            ways.iter().map(|way| ((*key, *way == Way::Node), offer(service, *way))).collect::<Vec<_>>()
+        };
+        self.services.iter().flat_map(ways).collect()
     }
 
     /// The endpoint in a place of a list; `None` for a place of those that are dropped.
-    fn place(&self, service: u32, state: &State, index: u32) -> Option<SocketAddr> {
-        let State { generation, slots: _, timeout, zero: _ } = *state;
+    fn place(&self, service: u32, valid: &Valid, index: u32) -> Option<SocketAddr> {
+        let Valid { generation, slots: _, timeout } = *valid;
         let key = SlotKey { service, generation, index };
         let Slot { backend: id } = *self.slots.get(&key).expect("a list has all its places");
         if id == DROP {
@@ -128,6 +135,9 @@ impl Kernel {
         Some(SocketAddr::from(backend.endpoint))
     }
 }
+
+/// By address, and whether the node calls or a pod.
+type Offers = BTreeMap<(ServiceKey, bool), Offer>;
 
 /// What clients of one address get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,33 +184,77 @@ type World = BTreeMap<ServicePortName, ServicePort>;
 fn world() -> impl Strategy<Value = World> {
     let affinity = prop::sample::select(vec![None, NonZeroU32::new(10), NonZeroU32::new(10_800)]);
     let lists = (prop::collection::vec(0_u8..12, 0..8), prop::collection::vec(12_u8..16, 0..3));
-    prop::collection::btree_map(0_u8..4, (lists, any::<bool>(), affinity), 0..5).prop_map(|services| {
-        let service = |(number, ((listed, kept), dropped, affinity)): (u8, ((Vec<_>, Vec<_>), _, _))| {
-            let mut port = ServicePort { affinity, ..port(number, &once(listed), &once(kept)) };
-            if dropped {
-                port.internal = everywhere(Action::Drop);
-            }
-            (name(number), port)
-        };
-        services.into_iter().map(service).collect()
-    })
+    let outside = (any::<bool>(), 0_usize..4, 0_usize..4);
+    prop::collection::btree_map(0_u8..4, (lists, any::<bool>(), affinity, outside), 0..5).prop_map(
+        |services| {
+            let service = |(number, ((listed, kept), dropped, affinity, outside)): (
+                u8,
+                ((Vec<_>, Vec<_>), _, _, _),
+            )| {
+                let mut port = ServicePort { affinity, ..port(number, &once(listed), &once(kept)) };
+                if dropped {
+                    port.internal = everywhere(Action::Drop);
+                }
+                (name(number), with_outside(number, port, outside))
+            };
+            services.into_iter().map(service).collect()
+        },
+    )
+}
+
+/// The same with addresses for outside, perhaps, of which pods and the node get something else. Every other endpoint is
+/// here.
+fn with_outside(number: u8, mut port: ServicePort, outside: (bool, usize, usize)) -> ServicePort {
+    let (is_there, pod, node) = outside;
+    if !is_there {
+        return port;
+    }
+    for endpoint in &mut port.endpoints {
+        endpoint.uses.local =
+            endpoint.uses.cluster && endpoint.address().ip().to_string().ends_with(['1', '3', '5']);
+    }
+    let forward = |list| {
+        let has_one = port.endpoints.iter().any(|endpoint| endpoint.uses.is_in(list));
+        if has_one { Action::Forward(list, Masquerade::Hairpin) } else { Action::Reject }
+    };
+    let actions = [forward(List::Cluster), forward(List::Local), Action::Drop, Action::Reject];
+    port.external = Routes { pod: actions[pod], node: actions[node], outside: Action::Reject };
+    let external = Frontend::ExternalIp(SocketAddr::from(([192, 0, 2, number], 80)));
+    let node_port = Frontend::NodePort(NonZeroU16::new(30_000 + u16::from(number)).expect("a port"));
+    port.frontends = port.frontends.iter().copied().chain([external, node_port]).collect();
+    port.frontends.sort_unstable();
+    port
 }
 
 fn once(numbers: Vec<u8>) -> Vec<u8> {
     numbers.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn expected(world: &World) -> BTreeMap<ServiceKey, Offer> {
+fn expected(world: &World) -> Offers {
     let offers = |port: &ServicePort| {
-        let list: Vec<_> = match port.internal.pod {
-            Action::Forward(list, _) => port.list(list).map(Some).collect(),
-            Action::Reject => Vec::new(),
-            Action::Drop => vec![None],
+        let offer = |action: Action| {
+            let list: Vec<_> = match action {
+                Action::Forward(list, _) => port.list(list).map(Some).collect(),
+                Action::Reject => Vec::new(),
+                Action::Drop => vec![None],
+            };
+            Offer { list, timeout: port.affinity.map_or(0, NonZeroU32::get) }
         };
-        let timeout = port.affinity.map_or(0, NonZeroU32::get);
-        let addresses: Vec<_> = port.frontends.iter().filter_map(|frontend| frontend.address()).collect();
-        let offer = Offer { list, timeout };
-        addresses.into_iter().map(move |address| (ServiceKey::new(&address.into(), 6), offer.clone()))
+        let (internal, external) = (&port.internal, &port.external);
+        let of = |frontend: &Frontend| match *frontend {
+            Frontend::ClusterIp(address) => {
+                vec![((ServiceKey::new(&address.into(), 6), false), offer(internal.pod))]
+            }
+            Frontend::NodePort(number) => {
+                let key = ServiceKey::node_port(number.get().to_be_bytes(), 6, 4);
+                vec![((key, false), offer(external.pod)), ((key, true), offer(external.node))]
+            }
+            Frontend::ExternalIp(address) | Frontend::LoadBalancer(address) => {
+                let key = ServiceKey::new(&address.into(), 6);
+                vec![((key, false), offer(external.pod)), ((key, true), offer(external.node))]
+            }
+        };
+        port.frontends.iter().flat_map(of).collect::<Vec<_>>()
     };
     world.values().flat_map(offers).collect()
 }
@@ -386,6 +440,15 @@ fn what_is_dropped_is_a_list_without_an_endpoint_and_keeps_those_there_are() {
 }
 
 #[test]
+fn addresses_and_verdicts_of_both_sides_are_read_back() {
+    let dropped = ServicePort { internal: everywhere(Action::Drop), ..port(1, &[1, 2], &[3]) };
+    let found = describe(&Steps::default().take(&with_outside(1, dropped, (true, 1, 2))));
+    assert_eq!(found.addresses, ["*:30001", "10.96.0.1:80", "192.0.2.1:80"]);
+    assert_eq!((found.verdict, found.active), (Verdict::Forward, vec![endpoint(1)]));
+    assert_eq!(found.kept, [endpoint(2), endpoint(3)]);
+}
+
+#[test]
 fn each_verdict_is_read_back() {
     check_summary(&port(1, &[1, 2], &[3]), Verdict::Forward, &[1, 2], &[3]);
     check_summary(&port(1, &[], &[3]), Verdict::Reject, &[], &[3]);
@@ -399,9 +462,26 @@ fn what_this_layer_does_not_serve_has_no_entries() {
     let port = port(1, &[1], &[]);
     let sctp = ServicePortName { protocol: Protocol::Sctp, ..name(1) };
     assert_eq!(entries(&sctp, &port, &Entries::default(), &mut numbers), Entries::default());
-    let outside =
-        ServicePort { frontends: Box::new([Frontend::NodePort(std::num::NonZeroU16::MIN)]), ..port };
-    assert_eq!(entries(&name(1), &outside, &Entries::default(), &mut numbers), Entries::default());
+    let filtered = ServicePort {
+        frontends: Box::new([Frontend::LoadBalancer(SocketAddr::from(([203, 0, 113, 1], 80)))]),
+        sources: Some(Box::default()),
+        ..port
+    };
+    assert_eq!(entries(&name(1), &filtered, &Entries::default(), &mut numbers), Entries::default());
+}
+
+#[test]
+fn ways_that_lead_to_the_same_endpoints_share_a_list_and_others_have_their_own() {
+    let mut steps = Steps::default();
+    let same = steps.take(&with_outside(1, port(1, &[1, 2], &[]), (true, 0, 0)));
+    let State { generation, pod, node, .. } = same.state;
+    assert_eq!((generation, pod.generation, node.generation, same.slots.len()), (1, 1, 1, 2));
+    let local = steps.take(&with_outside(1, port(1, &[1, 2], &[]), (true, 1, 0)));
+    let State { generation, pod, node, .. } = local.state;
+    assert_eq!((generation, pod.generation, node.generation, local.slots.len()), (1, 2, 1, 3));
+    assert_eq!(local.backends.len(), 2, "an endpoint is there once");
+    let inside = steps.take(&port(1, &[1, 2], &[]));
+    assert_eq!((inside.state.generation, inside.slots.len()), (1, 2), "what stays is not written again");
 }
 
 /// One service port that changes.
@@ -426,7 +506,8 @@ impl Steps {
 fn check_summary(port: &ServicePort, verdict: Verdict, active: &[u8], kept: &[u8]) {
     let affinity = NonZeroU32::new(10);
     let port = ServicePort { affinity, ..port.clone() };
-    let addresses = port.frontends.iter().filter_map(|frontend| frontend.address()).collect();
+    let addresses = port.frontends.iter().filter_map(|frontend| frontend.address());
+    let addresses = addresses.map(|address| address.to_string()).collect();
     let numbers = |list: &[u8]| list.iter().copied().map(endpoint).collect();
     let expected = Summary { addresses, verdict, active: numbers(active), kept: numbers(kept), affinity };
     assert_eq!(describe(&Steps::default().take(&port)), expected);

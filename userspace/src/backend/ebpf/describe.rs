@@ -6,18 +6,19 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use dataplane_ebpf::abi::{Backend, DROP, Endpoint, ServiceKey};
+use dataplane_ebpf::abi::{Backend, DROP, Endpoint, Extent, ServiceKey};
 
-use super::image::Entries;
+use super::image::{Entries, in_force};
 
 /// What a service port with its entries does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Addresses that answer.
-    pub addresses: Vec<SocketAddr>,
-    /// What becomes of new flows.
+    /// Addresses that answer; a node port as `*:30080`.
+    pub addresses: Vec<String>,
+    /// What becomes of new flows. Forwarding to one address counts more than dropping, and that more than refusing at
+    /// another.
     pub verdict: Verdict,
-    /// Endpoints that get new flows.
+    /// Endpoints that get new flows, by whichever address.
     pub active: Vec<SocketAddr>,
     /// Endpoints that only keep the flows they have.
     pub kept: Vec<SocketAddr>,
@@ -49,34 +50,39 @@ impl Verdict {
 
 /// Reads the entries of a service port.
 pub fn describe(entries: &Entries) -> Summary {
+    let lists = in_force(&entries.state);
+    let is_in_force = |generation| lists.iter().any(|extent| extent.generation == generation);
     let listed: BTreeSet<u32> = entries
         .slots
         .iter()
-        .filter(|(key, _)| key.generation == entries.state.generation)
+        .filter(|(key, _)| is_in_force(key.generation))
         .map(|(_, slot)| slot.backend)
         .collect();
     let (active, kept): (Vec<_>, Vec<_>) = entries.backends.iter().partition(|(id, _)| listed.contains(id));
     Summary {
         addresses: entries.services.iter().map(|(key, _)| address_of(key)).collect(),
-        verdict: verdict(entries.state.slots, &listed),
+        verdict: verdict(&lists, &listed),
         active: addresses(active),
         kept: addresses(kept),
         affinity: NonZeroU32::new(entries.state.timeout),
     }
 }
 
-fn verdict(slots: u32, listed: &BTreeSet<u32>) -> Verdict {
-    match slots {
-        0 => Verdict::Reject,
-        1 if listed.contains(&DROP) => Verdict::Drop,
-        1.. => Verdict::Forward,
+fn verdict(lists: &[Extent], listed: &BTreeSet<u32>) -> Verdict {
+    if listed.iter().any(|backend| *backend != DROP) {
+        return Verdict::Forward;
     }
+    if lists.iter().any(|extent| extent.slots != 0) { Verdict::Drop } else { Verdict::Reject }
 }
 
 fn addresses(backends: Vec<&(u32, Backend)>) -> Vec<SocketAddr> {
     backends.into_iter().map(|(_, backend)| backend.endpoint.into()).collect()
 }
 
-fn address_of(key: &ServiceKey) -> SocketAddr {
-    Endpoint { address: key.address, port: key.port }.into()
+fn address_of(key: &ServiceKey) -> String {
+    let ServiceKey { address, port, protocol: _, node } = *key;
+    match node {
+        0 => SocketAddr::from(Endpoint { address, port }).to_string(),
+        _ => format!("*:{}", u16::from_be_bytes(port)),
+    }
 }

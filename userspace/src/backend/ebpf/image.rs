@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use dataplane_ebpf::abi::{
-    Backend, DROP, Endpoint, Member, MemberKey, NAME_BYTES, Name, Service, ServiceKey, Slot, SlotKey, State,
+    Backend, DROP, Endpoint, Extent, INSIDE, Member, MemberKey, NAME_BYTES, Name, OUTSIDE, Service,
+    ServiceKey, Slot, SlotKey, State,
 };
 
 use crate::desired::{self, Action, Frontend, ServicePort};
@@ -21,9 +21,9 @@ pub struct Entries {
     pub id: u32,
     /// Its addresses.
     pub services: Box<[(ServiceKey, Service)]>,
-    /// Where its list stands.
+    /// Where its lists stand.
     pub state: State,
-    /// Its lists: after an interrupted change, of more than one generation.
+    /// Its lists, by generation: those that the state names, and after an interrupted change others.
     pub slots: Box<[(SlotKey, Slot)]>,
     /// Who is in these lists, if clients keep their endpoints.
     pub members: Box<[(MemberKey, Member)]>,
@@ -130,38 +130,51 @@ pub(super) fn entries(
     have: &Entries,
     numbers: &mut Numbers,
 ) -> Entries {
-    let addresses = keys(name, want);
-    if addresses.is_empty() {
+    let sides = sides(name, want);
+    if sides.is_empty() {
         return Entries::default();
     }
     let id = if have.id == 0 { numbers.service() } else { have.id };
     let mut backends = backends(want, have, id, numbers);
-    let list = list(want, &backends);
-    backends.sort_unstable_by_key(|(id, _)| *id);
-    let generation = generation(have, id, &list);
+    let mut lists = Lists { have, id, made: BTreeMap::new() };
+    let inside = lists.extent(list(want, want.internal.pod, &backends));
+    let outside = sides.values().any(|side| *side == OUTSIDE);
+    let mut extent = |action| {
+        if outside { lists.extent(list(want, action, &backends)) } else { Extent::NONE }
+    };
+    let (pod, node) = (extent(want.external.pod), extent(want.external.node));
     let timeout = want.affinity.map_or(0, NonZeroU32::get);
-    let slots = (0..)
-        .zip(&list)
-        .map(|(index, backend)| (SlotKey { service: id, generation, index }, Slot { backend: *backend }));
+    let state = State { generation: inside.generation, slots: inside.slots, timeout, zero: 0, pod, node };
+    let (slots, members) = (lists.slots(), if timeout == 0 { Box::default() } else { lists.members() });
+    backends.sort_unstable_by_key(|(id, _)| *id);
     Entries {
         id,
-        services: addresses.into_iter().map(|key| (key, Service { id })).collect(),
-        state: State { generation, slots: list.len() as u32, timeout, zero: 0 },
-        slots: slots.collect(),
-        members: if timeout == 0 { Box::default() } else { members(id, generation, &list) },
+        services: sides.into_iter().map(|(key, side)| (key, Service { id, side })).collect(),
+        state,
+        slots,
+        members,
         backends: backends.into_boxed_slice(),
     }
 }
 
-/// The addresses of a service port that this layer serves: sockets of other protocols than TCP and UDP never come by.
-fn served(name: &ServicePortName, port: &ServicePort) -> Vec<SocketAddr> {
-    let address = |frontend: &Frontend| match *frontend {
-        Frontend::ClusterIp(address) => Some(address),
-        Frontend::NodePort(_) | Frontend::ExternalIp(_) | Frontend::LoadBalancer(_) => None,
+/// The addresses of a service port that this layer serves, as the programs look for them, and on which side of it they
+/// are. Sockets of other protocols than TCP and UDP never come by; and whether a source is let in cannot be told from a
+/// socket that has no address yet.
+fn sides(name: &ServicePortName, port: &ServicePort) -> BTreeMap<ServiceKey, u32> {
+    let protocol = name.protocol.number();
+    let at = |address| ServiceKey::new(&Endpoint::from(address), protocol);
+    let side = |frontend: &Frontend| match *frontend {
+        Frontend::ClusterIp(address) => Some((at(address), INSIDE)),
+        Frontend::ExternalIp(address) => Some((at(address), OUTSIDE)),
+        Frontend::LoadBalancer(address) => port.sources.is_none().then(|| (at(address), OUTSIDE)),
+        Frontend::NodePort(number) => {
+            let key = ServiceKey::node_port(number.get().to_be_bytes(), protocol, name.family.number());
+            Some((key, OUTSIDE))
+        }
     };
     match name.protocol {
-        Protocol::Tcp | Protocol::Udp => port.frontends.iter().filter_map(address).collect(),
-        Protocol::Sctp => Vec::new(),
+        Protocol::Tcp | Protocol::Udp => port.frontends.iter().filter_map(side).collect(),
+        Protocol::Sctp => BTreeMap::new(),
     }
 }
 
@@ -175,10 +188,10 @@ fn backends(want: &ServicePort, have: &Entries, service: u32, numbers: &mut Numb
     want.endpoints.iter().map(place).collect()
 }
 
-/// What new flows are spread over; `backends` are those of `want`, in its order. A socket names the ClusterIP itself, so
-/// its caller is a pod or this node, and these two always get the same there.
-fn list(want: &ServicePort, backends: &[(u32, Backend)]) -> Vec<u32> {
-    let list = match want.internal.pod {
+/// What new flows are spread over of which this becomes; `backends` are those of `want`, in its order. Who calls from here
+/// is a pod or this node. At the ClusterIP these two always get the same.
+fn list(want: &ServicePort, action: Action, backends: &[(u32, Backend)]) -> Vec<u32> {
+    let list = match action {
         Action::Reject => return Vec::new(),
         Action::Drop => return vec![DROP],
         Action::Forward(list, _) => list,
@@ -189,39 +202,84 @@ fn list(want: &ServicePort, backends: &[(u32, Backend)]) -> Vec<u32> {
 
 /// The addresses of a service port, as the programs look for them; sorted, each once.
 pub(super) fn keys(name: &ServicePortName, want: &ServicePort) -> Vec<ServiceKey> {
-    let key = |address: SocketAddr| ServiceKey::new(&Endpoint::from(address), name.protocol.number());
-    let mut keys: Vec<_> = served(name, want).into_iter().map(key).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+    sides(name, want).into_keys().collect()
 }
 
-/// Who is in a list, by number.
-fn members(service: u32, generation: u32, list: &[u32]) -> Box<[(MemberKey, Member)]> {
-    let member = |(index, backend): (u32, &u32)| {
-        (MemberKey { service, generation, backend: *backend }, Member { index })
-    };
-    let endpoints = (0..).zip(list).filter(|(_, backend)| **backend != DROP);
-    let mut members: Vec<_> = endpoints.map(member).collect();
-    members.sort_unstable_by_key(|(key, _)| *key);
-    members.into_boxed_slice()
+/// The lists of a service port by generation, as they are made.
+struct Lists<'a> {
+    have: &'a Entries,
+    id: u32,
+    made: BTreeMap<u32, Vec<u32>>,
 }
 
-/// The generation whose list in the kernel is complete and equal, else one that no entry has yet.
-fn generation(have: &Entries, id: u32, list: &[u32]) -> u32 {
-    let State { generation: current, slots, timeout: _, zero: _ } = have.state;
-    let held = have.slots.iter().filter(|(key, _)| key.service == id && key.generation == current);
-    let same = held.map(|(key, slot)| (key.index, slot.backend)).eq((0..).zip(list.iter().copied()));
-    if current != 0 && slots as usize == list.len() && same {
-        return current;
+impl Lists<'_> {
+    /// Where this list stands. Ways that lead to the same endpoints share one.
+    fn extent(&mut self, list: Vec<u32>) -> Extent {
+        let slots = list.len() as u32;
+        let made = self.made.iter().find(|(_, made)| **made == list).map(|(generation, _)| *generation);
+        let generation = made.unwrap_or_else(|| {
+            let generation = self.generation(&list);
+            self.made.insert(generation, list);
+            generation
+        });
+        Extent { generation, slots }
     }
-    let used: BTreeSet<u32> = have.slots.iter().map(|(key, _)| key.generation).chain([current]).collect();
-    let mut next = used.last().map_or(1, |last| last.wrapping_add(1));
-    // Zero means that there is no list.
-    while next == 0 || used.contains(&next) {
-        next = next.wrapping_add(1);
+
+    /// The generation whose list in the kernel is complete and equal, else one that no entry has yet.
+    fn generation(&self, list: &[u32]) -> u32 {
+        let in_force = in_force(&self.have.state);
+        if let Some(same) = in_force.iter().find(|extent| self.holds(extent, list)) {
+            return same.generation;
+        }
+        let held = self.have.slots.iter().map(|(key, _)| key.generation);
+        let named = in_force.iter().map(|extent| extent.generation);
+        let used: BTreeSet<u32> = held.chain(named).chain(self.made.keys().copied()).collect();
+        let mut next = used.last().map_or(1, |last| last.wrapping_add(1));
+        // Zero means that there is no list.
+        while next == 0 || used.contains(&next) {
+            next = next.wrapping_add(1);
+        }
+        next
     }
-    next
+
+    /// Whether the kernel holds this list there.
+    fn holds(&self, extent: &Extent, list: &[u32]) -> bool {
+        let Extent { generation, slots } = *extent;
+        let held = self.have.slots.iter();
+        let held = held.filter(|(key, _)| key.service == self.id && key.generation == generation);
+        slots as usize == list.len()
+            && held.map(|(key, slot)| (key.index, slot.backend)).eq((0..).zip(list.iter().copied()))
+    }
+
+    fn slots(&self) -> Box<[(SlotKey, Slot)]> {
+        let slots = |(generation, list): (&u32, &Vec<u32>)| {
+            let (service, generation) = (self.id, *generation);
+            let slot = |(index, backend): (u32, &u32)| {
+                (SlotKey { service, generation, index }, Slot { backend: *backend })
+            };
+            (0..).zip(list).map(slot).collect::<Vec<_>>()
+        };
+        self.made.iter().flat_map(slots).collect()
+    }
+
+    /// Who is in which list, by number.
+    fn members(&self) -> Box<[(MemberKey, Member)]> {
+        let member = |(key, slot): &(SlotKey, Slot)| {
+            let SlotKey { service, generation, index } = *key;
+            (MemberKey { service, generation, backend: slot.backend }, Member { index })
+        };
+        let slots = self.slots();
+        let endpoints = slots.iter().filter(|(_, slot)| slot.backend != DROP);
+        let mut members: Vec<_> = endpoints.map(member).collect();
+        members.sort_unstable_by_key(|(key, _)| *key);
+        members.into_boxed_slice()
+    }
+}
+
+/// The lists that a state names.
+pub(super) fn in_force(state: &State) -> Vec<Extent> {
+    let all = [state.inside(), state.pod, state.node];
+    all.into_iter().filter(|extent| extent.generation != 0).collect()
 }
 
 impl Plan {

@@ -8,6 +8,7 @@ use dataplane_ebpf::abi;
 
 use super::links::HOOKS;
 use super::pins::{Pins, SHARED, TABLES, make};
+use super::sys;
 use crate::backend::BackendError;
 
 /// The compiled programs; empty in a build without them.
@@ -30,10 +31,14 @@ pub struct Capacity {
     pub slots: u32,
 }
 
+/// How many of the node's addresses may answer at node ports.
+const NODE_ADDRESSES: u32 = 16_384;
+
 /// Loads the programs over the set `number`. Maps that are pinned already are used as they are; the others are made,
-/// with this capacity, and pinned.
+/// with this capacity, and pinned. Callers in this process's network namespace are the node itself.
 pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf, BackendError> {
     has_programs()?;
+    let node = sys::netns_cookie().map_err(BackendError::Network)?;
     let set = pins.set(number);
     make(&set)?;
     let mut loader = EbpfLoader::new();
@@ -51,6 +56,8 @@ pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf,
     }
     loader.map_max_entries(abi::MEMBERS, (capacity.slots / SLOTS_A_MEMBER).max(1));
     loader.map_max_entries(abi::AFFINITY, AFFINITY_RECORDS);
+    loader.map_max_entries(abi::NODE_ADDRESSES, NODE_ADDRESSES);
+    loader.override_global(abi::NODE_NETNS, &node, true);
     let mut object = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
     for hook in &HOOKS {
         program(&mut object, hook.name)?

@@ -8,6 +8,7 @@ mod image;
 mod links;
 mod load;
 pub(super) mod magic;
+mod own;
 pub(super) mod pins;
 mod probe;
 mod read;
@@ -27,7 +28,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf as Object;
-use dataplane_ebpf::abi;
+use dataplane_ebpf::abi::{self, State};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -37,13 +39,14 @@ pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};
 pub use self::links::{HOOKS, HookState};
 pub use self::load::Capacity;
+use self::own::Own;
 pub use self::pins::Pins;
 pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
 use super::{Applied, Backend, BackendError, Wanted, chain};
-use crate::desired::ServicePort;
+use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
 
 /// A table grows when it would be fuller than this, in percent.
@@ -91,6 +94,7 @@ pub struct Ebpf {
     /// After a failed write the tables must be read before they are compared with anything.
     doubtful: bool,
     books: Books,
+    own: Own,
 }
 
 impl Ebpf {
@@ -110,9 +114,10 @@ impl Ebpf {
         let set = Set::open(&pins.set(number))?;
         let links = Links::new(pins.links());
         let books = Books::new(lent, set.services.capacity());
+        let own = Own::open(&pins.shared())?;
         let (in_force, doubtful) = (None, false);
         let mut backend =
-            Self { pins, _lock: lock, cgroup, links, number, set, programs, in_force, doubtful, books };
+            Self { pins, _lock: lock, cgroup, links, number, set, programs, in_force, doubtful, books, own };
         if adopted.is_some() {
             backend.reread()?;
             let service_ports = backend.books.have().len();
@@ -253,6 +258,18 @@ impl Ebpf {
 }
 
 impl Ebpf {
+    /// Follows the node's addresses as they come and go. Called several times a second.
+    pub fn follow(&mut self) {
+        if self.in_force.is_some() {
+            self.own.follow();
+        }
+    }
+
+    /// What it cannot do for a service port; `outside`: others serve callers from outside.
+    pub fn unserved_beside(&self, name: &ServicePortName, port: &ServicePort, outside: bool) -> Vec<Problem> {
+        unserved::problems(name, port, outside)
+    }
+
     /// Hooks, tables and counters.
     pub fn report(&self) -> Result<Report, BackendError> {
         let is_settled = self.in_force == Some(self.number);
@@ -278,6 +295,10 @@ pub fn release(pin_dir: &Path, everything: bool) -> Result<(), BackendError> {
 }
 
 impl Backend for Ebpf {
+    fn surround(&mut self, context: &Context, _cluster_ranges: &BTreeSet<IpNet>) -> bool {
+        self.own.surround(context)
+    }
+
     fn installed(&mut self) -> Result<BTreeSet<ServiceName>, BackendError> {
         Ok(self.books.have().keys().map(|name| name.service.clone()).collect())
     }
@@ -295,7 +316,12 @@ impl Backend for Ebpf {
     }
 
     fn enable(&mut self) -> Result<(), BackendError> {
+        self.own.refresh();
         self.turn_over()
+    }
+
+    fn tend(&mut self) {
+        self.own.retry();
     }
 
     fn report(&self) -> Result<super::Report, BackendError> {
@@ -303,7 +329,7 @@ impl Backend for Ebpf {
     }
 
     fn unserved(&self, name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
-        unserved::problems(name, port)
+        unserved::problems(name, port, false)
     }
 }
 
@@ -330,7 +356,7 @@ fn adoptable(pins: &Pins) -> Result<Option<u32>, BackendError> {
 fn dump(set: &Set) -> Result<Dump, BackendError> {
     Ok(Dump {
         services: set.services.dump()?,
-        states: set.states.dump()?.into_iter().filter(|(_, state)| state.generation != 0).collect(),
+        states: set.states.dump()?.into_iter().filter(|(_, state)| *state != State::NONE).collect(),
         slots: set.slots.dump()?,
         members: set.members.dump()?,
         backends: set.backends.dump()?,

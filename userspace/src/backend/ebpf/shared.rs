@@ -21,21 +21,23 @@ struct Expected {
     name: &'static str,
     kind: MapType,
     least_entries: u32,
-    /// Whether that of another layout version is as good. Socket storage is: a change of what it means changes its size or
-    /// name. The counters are not worth it, and clients' endpoints are remembered by numbers that are not always kept.
+    /// Whether that of another layout version is as good. Socket storage and what clients got are: a change of what they
+    /// mean changes their size or name. Numbers in them that were not kept lead to an endpoint that is listed, or to none.
+    /// The counters are not worth it, and the node's addresses are written anew.
     inherited: bool,
 }
 
-const EXPECTED: [Expected; 4] = [
+const EXPECTED: [Expected; 5] = [
     Expected {
         name: abi::COUNTERS,
         kind: MapType::PerCpuArray,
         least_entries: Counter::ALL.len() as u32,
         inherited: false,
     },
-    Expected { name: abi::AFFINITY, kind: MapType::LruHash, least_entries: 1, inherited: false },
+    Expected { name: abi::AFFINITY, kind: MapType::LruHash, least_entries: 1, inherited: true },
     Expected { name: abi::CONNECTED, kind: MapType::SkStorage, least_entries: 0, inherited: true },
     Expected { name: abi::DATAGRAMS, kind: MapType::SkStorage, least_entries: 0, inherited: true },
+    Expected { name: abi::NODE_ADDRESSES, kind: MapType::Hash, least_entries: 1, inherited: false },
 ];
 
 /// What a map is, as the kernel says; no kind: one that is not known here.
@@ -177,6 +179,13 @@ mod tests {
     #[test]
     fn what_sockets_remember_is_taken_over_from_the_newest_version() {
         check(abi::CONNECTED, None, &[(1, SOCKETS), (3, SOCKETS)], Origin::From(3));
+    }
+
+    #[test]
+    fn what_clients_got_is_taken_over_too() {
+        let records = Shape { kind: Some(MapType::LruHash), key_size: 16, value_size: 16, entries: 65_536 };
+        check(abi::AFFINITY, None, &[(2, records)], Origin::From(2));
+        check(abi::AFFINITY, None, &[(2, Shape { key_size: 20, ..records })], Origin::New);
     }
 
     #[test]

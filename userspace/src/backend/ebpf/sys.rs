@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 const MAP_LOOKUP_ELEM: u32 = 1;
@@ -255,6 +256,19 @@ pub(in crate::backend) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = text(path)?;
     let mut attr = ObjAttr { pathname: path.as_ptr() as u64, ..ObjAttr::default() };
     bpf(OBJ_GET, &mut attr).map(owned)
+}
+
+/// The number of this process's network namespace (`SO_NETNS_COOKIE`, since 5.14), which no other has until the machine
+/// is started anew.
+pub(in crate::backend) fn netns_cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    let place = std::ptr::from_mut(&mut cookie).cast();
+    // SAFETY: both pointers are to live values of the sizes stated, and the descriptor is open.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, place, &raw mut length)
+    };
+    if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a link is attached to.

@@ -1,15 +1,17 @@
-//! What the socket layer cannot do yet for a service port. Pure.
+//! What the socket layer cannot do for a service port where it is alone. Pure.
 
 #![forbid(unsafe_code)]
 
 use crate::desired::{Action, Frontend, ServicePort};
 use crate::model::{ObjectRef, Problem, Protocol, ServicePortName};
 
-/// One problem for each kind of thing that is asked for and not served. Of a service port that is not served at all only
-/// that is said.
-pub(super) fn problems(name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
+/// One problem for each kind of thing that is asked for and not served. `outside`: callers from outside are served by
+/// somebody else. Of a service port that is not served at all only that is said.
+pub(super) fn problems(name: &ServicePortName, port: &ServicePort, outside: bool) -> Vec<Problem> {
     match name.protocol {
-        Protocol::Tcp | Protocol::Udp => outside(name, port).into_iter().chain(dropped(name, port)).collect(),
+        Protocol::Tcp | Protocol::Udp => {
+            beyond(name, port, outside).into_iter().chain(dropped(name, port)).collect()
+        }
         Protocol::Sctp => vec![sctp(name, port)],
     }
 }
@@ -21,7 +23,8 @@ fn sctp(name: &ServicePortName, port: &ServicePort) -> Problem {
     problem(name, "spec.ports", format!("{which}/SCTP is not served yet"))
 }
 
-fn outside(name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
+/// Addresses for outside: callers on this node are served at the socket, if all sources are let in.
+fn beyond(name: &ServicePortName, port: &ServicePort, outside: bool) -> Vec<Problem> {
     let (mut node_ports, mut external, mut balanced) = (Vec::new(), Vec::new(), Vec::new());
     for frontend in &port.frontends {
         match *frontend {
@@ -31,32 +34,40 @@ fn outside(name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
             Frontend::LoadBalancer(address) => balanced.push(address.to_string()),
         }
     }
+    let here_only = (!outside).then_some("is served to callers on this node only");
+    let filtered = match (port.sources.is_some(), outside) {
+        (false, _) => here_only,
+        (true, false) => Some("is not served: source ranges are nothing that a socket can tell"),
+        (true, true) => {
+            Some("is not served to callers on this node: source ranges are nothing that a socket can tell")
+        }
+    };
     let kinds = [
-        ("spec.ports", "NodePort", node_ports),
-        ("spec.externalIPs", "externalIP", external),
-        ("status.loadBalancer", "load balancer address", balanced),
+        ("spec.ports", "NodePort", node_ports, here_only),
+        ("spec.externalIPs", "externalIP", external, here_only),
+        ("status.loadBalancer", "load balancer address", balanced, filtered),
     ];
-    let asked = kinds.into_iter().filter(|(_, _, which)| !which.is_empty());
+    let asked = kinds.into_iter().filter(|(_, _, which, _)| !which.is_empty());
     asked
-        .map(|(field, kind, which)| {
-            let which = which.join(" ");
-            let what = format!("{kind} {which}/{} is not served yet; the ClusterIP answers", name.protocol);
-            problem(name, field, what)
+        .filter_map(|(field, kind, which, how)| {
+            let what = format!("{kind} {}/{} {}", which.join(" "), name.protocol, how?);
+            Some(problem(name, field, what))
         })
         .collect()
 }
 
-/// Drop means here that nobody translates: there is no packet filter yet that stops what such a call sends.
-fn dropped(name: &ServicePortName, port: &ServicePort) -> Option<Problem> {
-    match port.internal.pod {
-        Action::Forward(..) | Action::Reject => None,
-        Action::Drop => Some(problem(
-            name,
-            "spec.internalTrafficPolicy",
-            "Local, and no endpoint is here: calls are not dropped yet, but leave the node untranslated"
-                .to_owned(),
-        )),
-    }
+/// Drop means here that nobody translates: there is no packet filter that stops what such a call sends.
+fn dropped(name: &ServicePortName, port: &ServicePort) -> Vec<Problem> {
+    let drops = |action: Action| matches!(action, Action::Drop);
+    let is_outside = |frontend: &Frontend| !matches!(frontend, Frontend::ClusterIp(_));
+    let external = drops(port.external.pod) || drops(port.external.node);
+    let policies = [
+        ("spec.internalTrafficPolicy", drops(port.internal.pod)),
+        ("spec.externalTrafficPolicy", external && port.frontends.iter().any(is_outside)),
+    ];
+    let what = "Local, and no endpoint is here: calls are not dropped yet, but leave the node untranslated";
+    let policies = policies.into_iter().filter(|(_, drops)| *drops);
+    policies.map(|(field, _)| problem(name, field, what.to_owned())).collect()
 }
 
 fn problem(name: &ServicePortName, field: &str, message: String) -> Problem {
@@ -74,16 +85,18 @@ mod tests {
 
     #[test]
     fn a_cluster_ip_is_served() {
-        check(Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))], &[]);
+        for outside in [false, true] {
+            check(Protocol::Tcp, &[Frontend::ClusterIp(at("10.96.0.1:80"))], outside, &[]);
+        }
     }
 
     #[test]
-    fn a_node_port_is_named() {
-        check(
-            Protocol::Tcp,
-            &[Frontend::ClusterIp(at("10.96.0.1:80")), Frontend::NodePort(NonZeroU16::MAX)],
-            &["Service default/s1: spec.ports: NodePort 65535/TCP is not served yet; the ClusterIP answers"],
-        );
+    fn a_node_port_is_served_to_callers_here_only() {
+        let frontends = [Frontend::ClusterIp(at("10.96.0.1:80")), Frontend::NodePort(NonZeroU16::MAX)];
+        let said =
+            "Service default/s1: spec.ports: NodePort 65535/TCP is served to callers on this node only";
+        check(Protocol::Tcp, &frontends, false, &[said]);
+        check(Protocol::Tcp, &frontends, true, &[]);
     }
 
     #[test]
@@ -92,13 +105,30 @@ mod tests {
         check(
             Protocol::Udp,
             &[Frontend::ExternalIp(at("[2001:db8::1]:53")), balanced[0], balanced[1]],
+            false,
             &[
                 "Service default/s1: spec.externalIPs: \
-                 externalIP [2001:db8::1]:53/UDP is not served yet; the ClusterIP answers",
+                 externalIP [2001:db8::1]:53/UDP is served to callers on this node only",
                 "Service default/s1: status.loadBalancer: load balancer address \
-                 203.0.113.1:53 203.0.113.2:53/UDP is not served yet; the ClusterIP answers",
+                 203.0.113.1:53 203.0.113.2:53/UDP is served to callers on this node only",
             ],
         );
+    }
+
+    #[test]
+    fn source_ranges_keep_a_load_balancers_address_from_being_served() {
+        let said =
+            "Service default/s1: status.loadBalancer: load balancer address 203.0.113.1:53/TCP is not served";
+        for (outside, more) in [(false, ""), (true, " to callers on this node")] {
+            let ranged = ServicePort {
+                frontends: [Frontend::LoadBalancer(at("203.0.113.1:53"))].into(),
+                sources: Some(Box::default()),
+                ..port(1, &[], &[])
+            };
+            let found = problems(&name(1), &ranged, outside);
+            let words = format!("{said}{more}: source ranges are nothing that a socket can tell");
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), [words]);
+        }
     }
 
     #[test]
@@ -106,21 +136,32 @@ mod tests {
         check(
             Protocol::Sctp,
             &[Frontend::ClusterIp(at("10.96.0.1:80")), Frontend::NodePort(NonZeroU16::MAX)],
+            false,
             &["Service default/s1: spec.ports: port 80/SCTP is not served yet"],
         );
     }
 
     #[test]
     fn it_is_said_that_what_should_be_dropped_leaves_the_node() {
-        let port = ServicePort { internal: everywhere(Action::Drop), ..port(1, &[1], &[]) };
-        let said = "Service default/s1: spec.internalTrafficPolicy: Local, and no endpoint is here: \
-                    calls are not dropped yet, but leave the node untranslated";
-        assert_eq!(problems(&name(1), &port).iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
+        let inside = ServicePort { internal: everywhere(Action::Drop), ..port(1, &[1], &[]) };
+        let outside = ServicePort {
+            frontends: [Frontend::ExternalIp(at("192.0.2.1:80"))].into(),
+            external: everywhere(Action::Drop),
+            ..port(1, &[1], &[])
+        };
+        for (field, port) in [("internal", inside), ("external", outside)] {
+            let said = format!(
+                "Service default/s1: spec.{field}TrafficPolicy: Local, and no endpoint is here: \
+                 calls are not dropped yet, but leave the node untranslated"
+            );
+            let found = problems(&name(1), &port, true);
+            assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
+        }
     }
 
-    fn check(protocol: Protocol, frontends: &[Frontend], said: &[&str]) {
+    fn check(protocol: Protocol, frontends: &[Frontend], outside: bool, said: &[&str]) {
         let port = ServicePort { frontends: frontends.into(), ..port(1, &[], &[]) };
-        let found = problems(&ServicePortName { protocol, ..name(1) }, &port);
+        let found = problems(&ServicePortName { protocol, ..name(1) }, &port, outside);
         assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), said);
     }
 }

@@ -71,7 +71,13 @@ mod tests {
     use super::*;
 
     fn device(index: u32, name: &str) -> Device {
-        Device { index, name: name.to_owned(), has_hardware_addresses: true, is_loopback: index == 1 }
+        Device {
+            index,
+            name: name.to_owned(),
+            has_hardware_addresses: true,
+            is_loopback: index == 1,
+            is_software: false,
+        }
     }
 
     fn network(defaults: &[u32], addresses: &[(u32, &str)]) -> Network {

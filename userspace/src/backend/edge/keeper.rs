@@ -76,6 +76,11 @@ impl Keeper {
         }
     }
 
+    /// Whether it serves.
+    pub fn is_up(&self) -> bool {
+        matches!(self.layer, Layer::Up(_))
+    }
+
     /// Takes what does not belong to a Service. Returns whether the kernel is behind now.
     pub fn surround(&mut self, context: &Context) -> bool {
         self.context = context.clone();
