@@ -18,9 +18,9 @@ const PARTS: [u64; 2] = [200, 20];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
     /// None: nftables serves callers from outside.
-    #[default]
     Off,
-    /// On devices: by TCX where the kernel has it, else by tc.
+    /// On devices, by TCX where the kernel has it, else by tc; none where packets must go through the host's stack.
+    #[default]
     Auto,
     /// On the TCX hooks of devices.
     Tcx,
@@ -54,10 +54,10 @@ pub enum Xdp {
 
 /// The flags.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Edge layer (on trial)")]
+#[command(next_help_heading = "Edge layer")]
 pub struct Flags {
     /// Where eBPF serves callers from outside: NodePorts, LoadBalancer addresses, externalIPs
-    #[arg(long, value_name = "WHERE", default_value = "off", env = "SLUICE_EDGE")]
+    #[arg(long, value_name = "WHERE", default_value = "auto", env = "SLUICE_EDGE")]
     pub edge: Choice,
     /// Devices by which such callers come; `eth*` is every name that begins so [default: those with a default route or the
     /// node's address]
@@ -117,6 +117,10 @@ impl Flags {
             Choice::Tc => HookChoice::Only(HookKind::Tc),
         };
         let forwarding = self.ways();
+        if self.edge == Choice::Auto && self.forwarding == Forwarding::Auto && !forwarding.redirect {
+            info!("no edge layer: nftables is faster where packets go through the host's stack");
+            return None;
+        }
         let usual = || {
             let [first, most] = PARTS.map(edge::flows_within);
             first..=most
@@ -163,7 +167,7 @@ impl Flags {
         };
         if self.forwarding == Forwarding::Auto && !redirect {
             let tables = others.filters.join(", ");
-            info!(tables, "others filter what is forwarded: packets go through the host's stack");
+            info!(tables, "others filter what is forwarded: packets must go through the host's stack");
         }
         // Where a flow's first packet has come through the stack as well, nobody takes the answer for a new flow.
         Ways { redirect, trusts_stack: !redirect || others.masquerades.is_empty() }
