@@ -8,6 +8,7 @@ use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi;
+use tracing::warn;
 
 use super::super::ebpf::table::Table;
 use super::grow;
@@ -51,6 +52,7 @@ impl Object {
         if OBJECT.is_empty() {
             return Err(BackendError::NoPrograms);
         }
+        forget_fewer_counters(pins);
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         for map in SHARED {
@@ -165,6 +167,17 @@ pub fn flows_within(part: u64) -> u32 {
     let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0);
     let flows = (kib * 1024 / part / BYTES).clamp(16_384, 16_777_216);
     u32::try_from(flows).unwrap_or(u32::MAX)
+}
+
+/// Counts of a daemon that knew fewer events begin anew: its map has no place for the others.
+fn forget_fewer_counters(pins: &Path) {
+    let path = pins.join(abi::EDGE_COUNTERS);
+    let places = MapData::from_pin(&path).and_then(|data| data.info()).map(|info| info.max_entries());
+    if places.is_ok_and(|places| places < abi::EdgeCounter::ALL.len() as u32)
+        && let Err(error) = std::fs::remove_file(&path)
+    {
+        warn!(%error, "could not take the counts of an earlier daemon away");
+    }
 }
 
 /// Where the maps that outlive a daemon are, and links.

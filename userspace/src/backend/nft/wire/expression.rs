@@ -182,11 +182,9 @@ impl Expression<'_> {
                 numbers(data, &[(1, 1), (2, *family), (3, address), (4, address), (5, port), (6, port)]);
                 data.number(7, NAT_ADDRESS_AND_PORT);
             }
-            Self::Masquerade { ports } => {
-                data.number(1, FULLY_RANDOM | if ports.is_some() { PORTS } else { 0 });
-                for (attribute, from) in (2..).zip(ports.into_iter().flatten()) {
-                    data.number(attribute, register(*from));
-                }
+            Self::Masquerade { ports: None } => data.number(1, FULLY_RANDOM),
+            Self::Masquerade { ports: Some([first, last]) } => {
+                numbers(data, &[(1, FULLY_RANDOM | PORTS), (2, register(*first)), (3, register(*last))]);
             }
             Self::Update { set, key, timeout_millis } => {
                 numbers(data, &[(4, register(*key)), (3, UPDATE)]);
