@@ -51,6 +51,8 @@ type Name = [String; 3];
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How much later it may have done all of it.
 const SETTLED: Duration = Duration::from_secs(3);
+/// How often it is looked at least: on a busy machine one look may take as long.
+const LOOKS: u32 = 3;
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Where a Service tells that everything before it is in force: it changes its port each time, and comes last. Families
@@ -330,12 +332,15 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// What is wrong when it has had its time: the signal does not tell whether the Node has been heard of.
+/// What is wrong when it has had its time: the signal does not tell whether the Node has been heard of, and that a file has
+/// gone is believed only after a moment.
 fn settled(mut look: impl FnMut() -> Result<Vec<String>>) -> Result<Vec<String>> {
     let end = Instant::now() + SETTLED;
+    let mut looks = 0;
     loop {
         let wrong = look()?;
-        if wrong.is_empty() || Instant::now() >= end {
+        looks += 1;
+        if wrong.is_empty() || (looks >= LOOKS && Instant::now() >= end) {
             return Ok(wrong);
         }
         std::thread::sleep(PAUSE);
