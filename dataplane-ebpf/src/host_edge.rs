@@ -254,6 +254,10 @@ impl Tables for EdgeTables {
         self.seconds.get()
     }
 
+    fn recent_seconds(&self) -> u32 {
+        self.seconds.get()
+    }
+
     fn random(&self) -> u32 {
         self.random.get()
     }
@@ -313,12 +317,10 @@ impl HostPacket {
             return;
         };
         let old = u16::from_ne_bytes([*a, *b]);
-        if difference == 0 || zero_is_none && old == 0 {
-            return;
-        }
-        let new = match checksum::mend(old, difference) {
-            0 if zero_is_none => u16::MAX,
-            new => new,
+        let new = match difference {
+            0 => old,
+            _ if zero_is_none => checksum::mend_or_none(old, difference),
+            _ => checksum::mend(old, difference),
         };
         [*a, *b] = new.to_ne_bytes();
     }
@@ -347,7 +349,7 @@ impl Frame for HostPacket {
         self.mend_by(at, rest, zero_is_none);
     }
 
-    fn is_tagged(&self) -> bool {
+    fn is_foreign(&self) -> bool {
         self.tagged
     }
 

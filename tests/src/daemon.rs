@@ -309,6 +309,12 @@ fn arguments(node: &Node, settings: &Settings) -> Vec<OsString> {
     all.extend(["--node-name".into(), node.name().into(), "--cgroup".into(), node.cgroup().path().into()]);
     all.extend(["--pin-dir".into(), node.pin_dir().into(), "--socket".into(), node.socket().into()]);
     all.extend(["--log-format", "json"].map(OsString::from));
+    // What is told about from a folder is told layer by layer: the edge layer is there where a test asks for it.
+    if let Source::Folder(_) = &settings.source
+        && !settings.arguments.iter().any(|argument| argument.starts_with("--edge="))
+    {
+        all.push("--edge=off".into());
+    }
     // A table of flows as big as a machine's memory suggests, for each of a hundred daemons, would be more than that.
     if !settings.arguments.iter().any(|argument| argument.starts_with("--edge-flows")) {
         all.push("--edge-flows=16384".into());

@@ -16,7 +16,7 @@ use crate::cluster::Cluster;
 use crate::report::{Better, Report, Row, Title};
 use crate::rival::{self, Rival};
 use crate::shapes::{self, Format};
-use crate::traffic::{self, Client, Deed, NOBODY, SHORT, STREAM};
+use crate::traffic::{self, Client, Deed, NOBODY, SERVER_CORE, SHORT, STREAM};
 
 const SUITE: &str = "connect";
 /// The service that is connected to.
@@ -64,7 +64,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let lab = lab(cluster)?;
     let node = lab.node("sluice")?;
     let (client, server) = (node.pod("client")?, node.pod("server")?);
-    let _server = traffic::serve(&server.place())?;
+    let _server = traffic::serve(&server.place(), SERVER_CORE)?;
     let daemon = start_daemon(&node, &server, amount.services)?;
     let (clients, bare) = (vec![Client::start(&client.place())?], Arc::new(Cgroup::new()?));
     let mut stage = Stage { clients, bare, node, server: server.at(SHORT), rival: None };
@@ -93,7 +93,7 @@ struct RivalSide {
 fn start_rival(lab: &Lab, cluster: &Cluster, stage: &mut Stage) -> Result<RivalSide> {
     let node = lab.node("rival")?;
     let (client, server) = (node.pod("client")?, node.pod("server")?);
-    let process = traffic::serve(&server.place())?;
+    let process = traffic::serve(&server.place(), SERVER_CORE)?;
     cluster.apply(&target(&server))?;
     let mut rival = Rival::start(node.clone(), cluster)?;
     rival.synced(1)?;

@@ -26,7 +26,7 @@ pub(crate) const NOBODY: u16 = 9;
 /// Core of the clients.
 pub(crate) const CLIENT_CORE: usize = 0;
 /// Core of the servers, if there are two.
-const SERVER_CORE: usize = 1;
+pub(crate) const SERVER_CORE: usize = 1;
 
 /// What a client is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +45,15 @@ pub(crate) enum Deed {
 pub(crate) fn play(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     match arguments.next().as_deref() {
         Some("client") => client::run(),
-        Some("server") => server::run(),
+        Some("server") => server::run(arguments.next().context("no core")?.parse()?),
         other => bail!("no such part: {other:?}"),
     }
 }
 
-/// A server of everything that is measured.
-pub(crate) fn serve(place: &Place) -> Result<Process> {
+/// A server of everything that is measured, on a core.
+pub(crate) fn serve(place: &Place, core: usize) -> Result<Process> {
     let mut command = place.command(std::env::current_exe()?);
-    command.args([VERB, "server"]);
+    command.args([VERB, "server", &core.to_string()]);
     let mut server = place.start(command)?;
     server.line(Duration::from_secs(10), |line| line == "ready")?;
     Ok(server)

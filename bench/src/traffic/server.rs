@@ -6,10 +6,10 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use super::{SERVER_CORE, SHORT, STREAM, anywhere, stay_on};
+use super::{SHORT, STREAM, anywhere, stay_on};
 
-pub(super) fn run() -> Result<()> {
-    stay_on(SERVER_CORE)?;
+pub(super) fn run(core: usize) -> Result<()> {
+    stay_on(core)?;
     let (short, stream) = (listen(SHORT)?, listen(STREAM)?);
     println!("ready");
     thread::spawn(move || stream.incoming().flatten().for_each(|client| drop(swallow(client))));

@@ -3,21 +3,26 @@
 use core::ptr::{addr_of_mut, null_mut};
 
 use aya_ebpf::bindings::{
-    __sk_buff, bpf_fib_lookup as Params, bpf_fib_lookup__bindgen_ty_1 as Length,
-    bpf_fib_lookup__bindgen_ty_2 as Service, bpf_fib_lookup__bindgen_ty_3 as Source,
-    bpf_fib_lookup__bindgen_ty_4 as Target, bpf_fib_lookup__bindgen_ty_5 as Table,
+    __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_CSUM_LEVEL_INC, BPF_CSUM_LEVEL_QUERY, bpf_fib_lookup as Params,
+    bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Service,
+    bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Target,
+    bpf_fib_lookup__bindgen_ty_5 as Table,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_check_mtu, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_pull_data,
+    bpf_check_mtu, bpf_csum_level, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Address;
+use dataplane_ebpf::datapath::edge::checksum;
 use dataplane_ebpf::datapath::edge::frame::{Frame, Hop, Way};
 use dataplane_ebpf::datapath::edge::header::{Header, Version};
 
 /// What may have to be looked at of a packet: all headers, and those that an error message quotes.
 const LOOKED_AT: u32 = 14 + 40 + 8 + 40 + 20;
 
+/// `PACKET_HOST`: not for another host, nor for several.
+const FOR_US: u32 = 0;
 /// `AF_INET`.
 const INET: u8 = 2;
 /// `AF_INET6`.
@@ -28,6 +33,11 @@ const FOUND: i64 = 0;
 const NO_NEIGHBOUR: i64 = 7;
 /// `BPF_F_PSEUDO_HDR`: what changed is in the addresses that the checksum covers besides its own packet.
 const ADDRESSES: u64 = 0x10;
+/// `BPF_F_IPV6`, which kernels know since 6.16 (commit ead7f9b8de65, with stable ones before): the sum over a whole packet that some
+/// cards bring along changes with an address of IPv6, whose header has no checksum that would even it out.
+const IS_V6: u64 = 0x80;
+/// `ETH_P_IPV6` as `__sk_buff` has it: in network order.
+const PROTOCOL_V6: u32 = 0x86dd_u16.to_be() as u32;
 /// `BPF_F_MARK_MANGLED_0`: zero means that there is no checksum.
 const ZERO_IS_NONE: u64 = 0x20;
 
@@ -42,6 +52,8 @@ const DONE: u32 = 0x51ce;
 /// A packet.
 pub(crate) struct Skb<'a> {
     ctx: &'a TcContext,
+    /// Hardware addresses stand before it.
+    is_framed: bool,
 }
 
 impl<'a> Skb<'a> {
@@ -55,7 +67,7 @@ impl<'a> Skb<'a> {
     /// Has the headers brought together, where a device spread them.
     #[inline(always)]
     pub(crate) fn new(ctx: &'a TcContext, at: usize) -> Self {
-        let skb = Self { ctx };
+        let skb = Self { ctx, is_framed: at != 0 };
         let length = skb.ctx.len();
         if skb.ctx.data() + at + 40 + 20 > skb.ctx.data_end() {
             let wanted = if length < LOOKED_AT { length } else { LOOKED_AT };
@@ -78,6 +90,47 @@ impl<'a> Skb<'a> {
             return None;
         }
         Some(start as *mut u32)
+    }
+
+    /// Whether the checksum in the packet is the sum of all that it covers, and no other is kept beside it. A device may still have to
+    /// add up a packet that was made here, and one that came in may have brought a sum of its own; both are the kernel's
+    /// secret. But it counts how many checksums of a packet have been looked at, and lets us add one and ask (since 5.8): it knows
+    /// a number then for what has been looked at (`CHECKSUM_UNNECESSARY`) and what nobody has (`CHECKSUM_NONE`), and none for those two.
+    #[inline(always)]
+    fn is_summed(&self) -> bool {
+        // SAFETY: the context is valid for the whole run, and the helper takes it and plain numbers. What it is told in the
+        // first call is taken back in the last.
+        unsafe {
+            if (*self.raw()).gso_size != 0 {
+                return false;
+            }
+            bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_INC.into());
+            let summed = bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_QUERY.into()) >= 0;
+            if summed {
+                bpf_csum_level(self.raw(), BPF_CSUM_LEVEL_DEC.into());
+            }
+            summed
+        }
+    }
+
+    #[inline(always)]
+    fn mend_here(&self, at: usize, difference: u32, zero_is_none: bool) {
+        let start = self.ctx.data() + at;
+        if start + 2 > self.ctx.data_end() {
+            return;
+        }
+        let place = start as *mut u16;
+        // SAFETY: compared with the packet's end; unaligned as in `words`.
+        let old = unsafe { place.read_volatile() };
+        if zero_is_none && old == 0 {
+            return;
+        }
+        let new = match checksum::mend(old, difference) {
+            0 if zero_is_none => u16::MAX,
+            new => new,
+        };
+        // SAFETY: as above.
+        unsafe { place.write_volatile(new) };
     }
 }
 
@@ -144,11 +197,19 @@ impl Frame for Skb<'_> {
 
     #[inline(always)]
     fn mend(&mut self, at: usize, addresses: u32, rest: u32, zero_is_none: bool) {
+        if self.is_summed() {
+            return self.mend_here(at, checksum::plus(addresses, rest), zero_is_none);
+        }
         let zero = if zero_is_none { ZERO_IS_NONE } else { 0 };
         // SAFETY: the helper takes the context of this run and plain numbers. With a size of zero it adds a difference.
         unsafe {
             if addresses != 0 {
-                bpf_l4_csum_replace(self.raw(), at as u32, 0, addresses as u64, ADDRESSES | zero);
+                let family = if (*self.raw()).protocol == PROTOCOL_V6 { IS_V6 } else { 0 };
+                let (at, change, flags) = (at as u32, addresses as u64, ADDRESSES | zero);
+                let told = bpf_l4_csum_replace(self.raw(), at, 0, change, flags | family);
+                if told < 0 && family != 0 {
+                    bpf_l4_csum_replace(self.raw(), at, 0, change, flags);
+                }
             }
             if rest != 0 {
                 bpf_l4_csum_replace(self.raw(), at as u32, 0, rest as u64, zero);
@@ -157,9 +218,9 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn is_tagged(&self) -> bool {
-        // SAFETY: as for `is_done`.
-        unsafe { (*self.raw()).vlan_present != 0 }
+    fn is_foreign(&self) -> bool {
+        // SAFETY: as for `device`.
+        unsafe { (*self.raw()).vlan_present != 0 || self.is_framed && (*self.raw()).pkt_type != FOR_US }
     }
 
     #[inline(always)]

@@ -8,6 +8,8 @@ mod frame;
 mod hooks;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod xdp;
 
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]

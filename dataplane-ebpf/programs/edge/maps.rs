@@ -6,7 +6,7 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
     Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
@@ -39,6 +39,9 @@ static BACKED: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
 static SIDES: Array<Side, 2> = Array::new();
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
+/// The time as it was last asked for: the kernel's tick then, and seconds above it.
+#[btf_map]
+static CLOCK: Array<u64, 1> = Array::new();
 /// All of it is there from the beginning: memory that is asked for with a flow's first packet takes a third of its time.
 #[btf_map]
 static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
@@ -55,6 +58,13 @@ static EDGE_COUNTERS: PerCpuArray<u64, { EdgeCounter::ALL.len() }> = PerCpuArray
 pub(crate) static STEPS: ProgramArray<{ STEP_PROGRAMS.len() }> = ProgramArray::new();
 
 pub(crate) struct Maps;
+
+/// What holds of a device; nothing if it has none of our programs.
+#[inline(always)]
+pub(crate) fn device(index: u32) -> u32 {
+    // SAFETY: as for FRONTENDS.
+    unsafe { DEVICES.get(index) }.copied().unwrap_or(0)
+}
 
 impl Tables for Maps {
     #[inline(always)]
@@ -232,6 +242,22 @@ impl Tables for Maps {
     fn seconds(&self) -> u32 {
         // SAFETY: the helper takes nothing and always returns a number (since 5.11).
         (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    }
+
+    #[inline(always)]
+    fn recent_seconds(&self) -> u32 {
+        let Some(clock) = CLOCK.get_ptr_mut(0) else { return self.seconds() };
+        // The clock's helper is a call and a division; this one is a load where the kernel compiles programs.
+        // SAFETY: the helper takes nothing and always returns a number. An array's place is there for as long as the map,
+        // and is read and written whole.
+        let (tick, last) = unsafe { (bpf_jiffies64() as u32, clock.read_volatile()) };
+        if last as u32 == tick {
+            return (last >> 32) as u32;
+        }
+        let seconds = self.seconds();
+        // SAFETY: as above. An older tick, written by a processor that was slower, is nobody's tick any more.
+        unsafe { clock.write_volatile((seconds as u64) << 32 | tick as u64) };
+        seconds
     }
 
     #[inline(always)]

@@ -25,7 +25,7 @@ pub const SERVERS: &str = "SERVERS";
 pub const SOURCES: &str = "SOURCES";
 /// Map of the node's own addresses: [`Address`] to [`OWN`] and [`NODE_PORTS`].
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
-/// Map of devices with our programs: index to a number without meaning.
+/// Map of devices with our programs: index to [`COVERED`] and what else holds of it.
 pub const DEVICES: &str = "DEVICES";
 /// Map of endpoints on this node whose answers come in by a device with our program for them: [`Address`] to its index.
 pub const BACKED: &str = "BACKED";
@@ -79,6 +79,12 @@ pub const EDGE_COUNTERS: &str = "EDGE_COUNTERS";
 pub const OWN: u32 = 1;
 /// The same, and it answers at node ports.
 pub const NODE_PORTS: u32 = 3;
+/// In [`DEVICES`]: it has our programs.
+pub const COVERED: u32 = 1;
+/// Its driver can send a frame back that came by it, before the stack has seen it (`XDP_TX`).
+pub const FRAMES_BACK: u32 = 2;
+/// Such frames may be sent to it, whichever device they came by (`XDP_REDIRECT`).
+pub const FRAMES: u32 = 4;
 /// Place of an endpoint that gets no new flows but keeps those it has.
 pub const NOT_LISTED: u32 = u32::MAX;
 /// Place in [`SIDES`].
@@ -329,11 +335,13 @@ pub enum EdgeCounter {
     Passed = 8,
     /// Error messages (ICMP) translated.
     Errors = 9,
+    /// Of the packets sent to the next hop's device, those that the stack never saw.
+    Express = 10,
 }
 
 impl EdgeCounter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Opened,
         Self::NoLocalEndpoint,
         Self::SourceRefused,
@@ -344,6 +352,7 @@ impl EdgeCounter {
         Self::Redirected,
         Self::Passed,
         Self::Errors,
+        Self::Express,
     ];
 
     /// Name for metrics and JSON.
@@ -359,6 +368,7 @@ impl EdgeCounter {
             Self::Redirected => "redirected",
             Self::Passed => "passed",
             Self::Errors => "errors",
+            Self::Express => "xdp",
         }
     }
 }

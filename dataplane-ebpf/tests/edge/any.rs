@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_ebpf::abi::{FORWARD, MASQUERADE};
-use dataplane_ebpf::datapath::edge::{Step, Verdict, Way, again, back, egress, error, ingress, open, send};
+use dataplane_ebpf::datapath::edge::{
+    Step, Verdict, Way, again, back, egress, error, express, ingress, open, send,
+};
 use dataplane_ebpf::host_edge::{EdgeTables, HostPacket};
 use proptest::prelude::*;
 
@@ -124,7 +126,7 @@ fn each(world: &World, before: &HostPacket) -> Vec<(HostPacket, Verdict)> {
         }
     };
     let (tables, at) = (&world.tables, world.at);
-    let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 9] = [
+    let deeds: [&dyn Fn(&mut HostPacket) -> Verdict; 10] = [
         &|packet| verdict(ingress(packet, tables, at)),
         &|packet| verdict(again(packet, tables, at)),
         &|packet| verdict(open(packet, tables, at)),
@@ -134,6 +136,7 @@ fn each(world: &World, before: &HostPacket) -> Vec<(HostPacket, Verdict)> {
         &|packet| error::incoming(packet, tables, at),
         &|packet| error::outgoing(packet, tables, at),
         &|packet| error::answering(packet, tables, at),
+        &|packet| express(packet, tables, at),
     ];
     let run = |deed: &dyn Fn(&mut HostPacket) -> Verdict| {
         let mut after = before.clone();

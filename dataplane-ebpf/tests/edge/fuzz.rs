@@ -58,8 +58,8 @@ impl Frame for Watched {
         self.packet.mend(at, addresses, rest, zero_is_none);
     }
 
-    fn is_tagged(&self) -> bool {
-        self.packet.is_tagged()
+    fn is_foreign(&self) -> bool {
+        self.packet.is_foreign()
     }
 
     fn way(&self, header: &Header) -> Way {

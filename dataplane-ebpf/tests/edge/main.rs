@@ -3,6 +3,7 @@
 mod any;
 mod back;
 mod error;
+mod express;
 mod fragment;
 mod fuzz;
 mod grow;

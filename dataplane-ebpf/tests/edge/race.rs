@@ -74,6 +74,7 @@ impl Tables for Beaten<'_> {
         fn stay(key: &ClientKey) -> Option<Stay>;
         fn set_stay(key: &ClientKey, stay: &Stay);
         fn seconds() -> u32;
+        fn recent_seconds() -> u32;
         fn random() -> u32;
         fn count(counter: EdgeCounter);
     }

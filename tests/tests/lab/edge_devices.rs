@@ -72,7 +72,7 @@ impl Gate {
 
     /// Waits until the endpoint here sees this node when the third one asks: the client's own if the edge layer serves, for
     /// the packet filter masquerades.
-    fn wait_source(&self, node: &Node) {
+    pub(crate) fn wait_source(&self, node: &Node) {
         let sources = [IpAddr::from(node.v4()), node.v6().into()];
         for (to, expected) in self.node_ports().into_iter().zip(sources) {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -91,7 +91,7 @@ impl Gate {
     }
 
     /// The edge layer's part of the status.
-    fn edge(&self) -> Value {
+    pub(crate) fn edge(&self) -> Value {
         self.stage.node.status().unwrap()["kernel"]["edge"].clone()
     }
 

@@ -6,17 +6,20 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::Pod;
+use etherparse::PacketBuilder;
 use lab::agent::Echo;
 use lab::link::batch;
+use lab::netns::Netns;
 use lab::process::Place;
+use lab::{Node, Pod, Protocol, wait};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, recv, sendto,
+    setsockopt, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use crate::stage::PORT;
-use crate::town::{FAMILIES, Town, count, edge, node_port};
+use crate::town::{FAMILIES, Town, count, edge, node_port, own, seen};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -134,8 +137,8 @@ fn come(ears: &OwnedFd, port: u16) -> Come {
     }
 }
 
-/// Frames that come to a pod.
-fn ears(pod: &Pod) -> OwnedFd {
+/// Frames that come to a place, and go out there.
+fn ears(place: &Netns) -> OwnedFd {
     let open = || -> Result<OwnedFd> {
         let socket = nix::sys::socket::socket(
             AddressFamily::Packet,
@@ -146,7 +149,7 @@ fn ears(pod: &Pod) -> OwnedFd {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(2))?;
         Ok(socket)
     };
-    pod.netns().run(open).unwrap()
+    place.run(open).unwrap()
 }
 
 #[test]
@@ -155,7 +158,7 @@ fn class_and_congestion_marks_are_kept_and_hops_are_counted_as_by_a_router() {
     let daemon = town.daemon(&town.node, &[]);
     for pod in [&town.here, &town.there] {
         town.web(&[pod]);
-        let ears = ears(pod);
+        let ears = ears(pod.netns());
         for (v6, direct) in FAMILIES.into_iter().zip(pod.both(PORT)) {
             let [served, beside] = [node_port(&town.node, v6), direct].map(|to| {
                 let socket = socket(&town, to);
@@ -273,6 +276,91 @@ fn narrow_ways_are_found_out_by_connections_in_both_directions() {
                 let mut ip = Place::new(place).command("ip");
                 let family = if v6 { "-6" } else { "-4" };
                 assert!(ip.args([family, "route", "flush", "cache"]).status().unwrap().success());
+            }
+        }
+    }
+    daemon.no_errors().unwrap();
+}
+
+/// A device of a place, to send frames by.
+fn device(place: &Netns, name: &str) -> LinkAddr {
+    let index = place.run(|| Ok(nix::net::if_::if_nametoindex(name)?)).unwrap();
+    // SAFETY: all bytes zero are a value of the structure.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    (address.sll_family, address.sll_ifindex) = (libc::AF_PACKET as u16, index.cast_signed());
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: it is of the family that it says, and of that length.
+    unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }.unwrap()
+}
+
+/// A frame of the first packet of a connection, from the wire to the first node, with a tag or without.
+fn first_frame(town: &Town, from: u16, tag: Option<u16>) -> Vec<u8> {
+    let node = node_port(&town.node, false);
+    let SocketAddr::V4(to) = node else { panic!("{node} is not of IPv4") };
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4(town.asker.v4().octets(), to.ip().octets(), 64)
+        .tcp(from, to.port(), 7, 1000)
+        .syn()
+        .write(&mut packet, &[])
+        .unwrap();
+    let tag = tag.map(|number| [[0x81, 0], number.to_be_bytes()].concat()).unwrap_or_default();
+    // To everybody: the node takes it, whatever its address is.
+    [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &tag, &[8, 0], &packet].concat()
+}
+
+/// Who is on the tagged network may be somebody else, with the same addresses.
+#[test]
+fn tagged_frames_on_the_parent_device_are_left_alone() {
+    let town = Town::new();
+    let daemon = town.daemon(&town.node, &[]);
+    town.web(&[&town.here]);
+    let wire = town.stage.lab.wire().netns();
+    let (mouth, to) = (ears(wire), device(wire, "n1"));
+    let send_frame = |frame: &[u8]| {
+        assert_eq!(sendto(mouth.as_raw_fd(), frame, &to, MsgFlags::empty()), Ok(frame.len()));
+    };
+    for number in 0..20 {
+        send_frame(&first_frame(&town, 7000 + number, Some(5)));
+    }
+    assert_eq!(count(&town.node, "opened"), 0, "{}", edge(&town.node));
+    send_frame(&first_frame(&town, 7100, None));
+    wait::until("the plain one to be served", PATIENCE, || {
+        let opened = count(&town.node, "opened");
+        ensure!(opened == 1, "{opened}");
+        Ok(())
+    })
+    .unwrap();
+    daemon.no_errors().unwrap();
+}
+
+/// A tunnel of the node, at the other end of which somebody asks: a device of its own, behind which another one carries.
+#[test]
+fn who_comes_through_a_tunnel_is_served_on_the_tunnels_device() {
+    let town = Town::new();
+    let tunnel = |node: &Node, other: &Node, last: u8| {
+        let script = format!(
+            "link add tunnel type vxlan id 7 dev wire local {} remote {} dstport 4789\nlink set tunnel up\n\
+             addr add 192.168.77.{last}/24 dev tunnel\naddr add fd77::{last}/64 dev tunnel nodad\n",
+            node.v4(),
+            other.v4()
+        );
+        batch(node.netns(), &script).unwrap();
+    };
+    tunnel(&town.node, &town.asker, 1);
+    tunnel(&town.asker, &town.node, 3);
+    let daemon = town.daemon(&town.node, &["--devices=wire,tunnel"]);
+    let node_ports: [SocketAddr; 2] = ["192.168.77.1:30080", "[fd77::1]:30080"].map(|at| at.parse().unwrap());
+    let clients: [IpAddr; 2] = ["192.168.77.3", "fd77::3"].map(|ip| ip.parse().unwrap());
+    for pod in [&town.here, &town.there] {
+        town.web(&[pod]);
+        for (v6, (to, client)) in FAMILIES.into_iter().zip(node_ports.into_iter().zip(clients)) {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let before = count(&town.node, "opened");
+                let answer = town.asker.call(protocol, to).unwrap();
+                let source = if pod.name() == "here" { client } else { own(&town.node, v6) };
+                assert_eq!(seen(&answer), (pod.name().to_owned(), source), "{protocol:?} {to}");
+                assert_eq!(answer.peer, to.to_string());
+                assert_eq!(count(&town.node, "opened") - before, 1, "{}", edge(&town.node));
             }
         }
     }

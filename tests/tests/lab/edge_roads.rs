@@ -67,12 +67,33 @@ fn answers_that_leave_by_another_device_of_the_layer_are_translated_there() {
     daemon.no_errors().unwrap();
 }
 
-/// Where no program sees the answers, nobody would translate them.
+/// The programs at the endpoint's device see the answers, whatever the way.
 #[test]
-fn flows_whose_answers_would_leave_by_a_device_of_others_are_left_and_served() {
+fn answers_that_leave_by_a_device_of_others_are_translated_where_they_come_in() {
     let town = Town::new();
     town.lay_side();
     let daemon = town.daemon(&town.node, &["--devices=wire"]);
+    for policy in ["Local", "Cluster"] {
+        town.only(&town.here, policy);
+        for (v6, protocol) in FAMILIES.into_iter().flat_map(|v6| BOTH.map(|protocol| (v6, protocol))) {
+            let to = node_port(&town.node, v6);
+            let before = (count(&town.node, "opened"), packets(town.node.netns(), "side", SENT));
+            let answer = town.asker.call(protocol, to).unwrap();
+            assert_eq!(seen(&answer), ("here".to_owned(), own(&town.asker, v6)), "{policy} {protocol:?}");
+            assert_eq!(answer.peer, to.to_string());
+            assert_eq!(count(&town.node, "opened") - before.0, 1, "{}", edge(&town.node));
+            assert!(packets(town.node.netns(), "side", SENT) > before.1, "the answer took the other way");
+        }
+    }
+    daemon.no_errors().unwrap();
+}
+
+/// Through the stack answers are translated where they leave, and here nobody would do that.
+#[test]
+fn flows_whose_answers_no_program_would_see_are_left_and_served() {
+    let town = Town::new();
+    town.lay_side();
+    let daemon = town.daemon(&town.node, &["--devices=wire", "--forwarding=stack"]);
     // nftables masquerades under the one policy.
     for (policy, source) in [("Local", &town.asker), ("Cluster", &town.node)] {
         town.only(&town.here, policy);
@@ -80,12 +101,8 @@ fn flows_whose_answers_would_leave_by_a_device_of_others_are_left_and_served() {
             let to = node_port(&town.node, v6);
             let before = count(&town.node, "left");
             let answer = town.asker.call(protocol, to).unwrap();
-            assert_eq!(
-                seen(&answer),
-                ("here".to_owned(), own(source, v6)),
-                "{policy} {protocol:?} {}",
-                edge(&town.node)
-            );
+            let expected = ("here".to_owned(), own(source, v6));
+            assert_eq!(seen(&answer), expected, "{policy} {protocol:?} {}", edge(&town.node));
             assert_eq!(answer.peer, to.to_string());
             assert!(count(&town.node, "left") > before, "{}", edge(&town.node));
         }

@@ -30,7 +30,7 @@ fn all_works_here_and_nothing_is_left() {
     let (well, said) = stage.node.probe(None, &[]).unwrap();
     assert!(well && failed(&said).is_empty(), "{said:#}");
     assert_eq!((&said["dataplane"], &said["reason"]), (&"ebpf+nftables".into(), &"eBPF works here".into()));
-    for tried in ["CAP_BPF", "cgroup v2", "program connect4", "jhash", "the tables as a whole"] {
+    for tried in ["CAP_BPF", "cgroup v2", "program connect4", "jhash", "the tables as a whole", "TCX"] {
         let mut rows = said["features"].as_array().unwrap().iter();
         assert!(rows.any(|row| row["feature"] == tried), "{tried} is not in {said:#}");
     }

@@ -15,22 +15,24 @@ use crate::calls;
 struct Sluice {
     manifests: Manifests,
     daemon: Option<Daemon>,
-    /// Whether the edge layer is asked for.
-    edge: bool,
+    /// The flag that asks for the edge layer.
+    edge: Option<&'static str>,
     /// How often sockets have called.
     calls: usize,
 }
 
-/// What asks for it: the node's devices at the crossroads, but for the one to its pods.
-const EDGE: [&str; 4] =
-    ["--dataplane=auto", "--edge=tcx", "--forwarding=redirect", "--devices=outside,beyond"];
+/// What goes with it: the node's devices at the crossroads, but for the one to its pods.
+const EDGE: [&str; 3] = ["--dataplane=auto", "--forwarding=redirect", "--devices=outside,beyond"];
+/// Ways to hang programs on these.
+const TCX: Option<&str> = Some("--edge=tcx");
+const TC: Option<&str> = Some("--edge=tc");
 
 /// Stories that cannot be held against a plan that is made anew at each look, and why.
 const OTHERWISE: [(&str, &str); 1] =
     [("node-unknown-or-gone", "the daemon remembers the Node that is gone, and a plan never knew it")];
 
 impl Sluice {
-    fn new(lab: &Lab, edge: bool) -> Result<Self> {
+    fn new(lab: &Lab, edge: Option<&'static str>) -> Result<Self> {
         Ok(Self { manifests: Manifests::at(lab.folder().join("manifests"))?, daemon: None, edge, calls: 0 })
     }
 
@@ -44,9 +46,8 @@ impl Dataplane for Sluice {
         // What the one before has installed stays, as at any restart.
         drop(self.daemon.take());
         let config = config.to_str().context("a file with an odd name")?;
-        let edge: &[&str] = if self.edge { &EDGE } else { &[] };
-        let settings =
-            Settings::folder(self.manifests.folder()).with(&[&["--config", config], edge].concat());
+        let plain = Settings::folder(self.manifests.folder()).with(&["--config", config]);
+        let settings = self.edge.map_or(plain.clone(), |edge| plain.with(&EDGE).with(&[edge]));
         self.daemon = Some(node.daemon(settings)?);
         Ok(())
     }
@@ -79,7 +80,7 @@ impl Dataplane for Sluice {
 
     fn calls(&mut self, node: &Node, plan: &Plan) -> Result<Vec<String>> {
         let is_asleep = std::env::var("SLUICE_DATAPLANE").is_ok_and(|choice| choice == "nftables");
-        if is_asleep && !self.edge {
+        if is_asleep && self.edge.is_none() {
             return Ok(Vec::new());
         }
         self.calls += 1;
@@ -94,7 +95,7 @@ impl Dataplane for Sluice {
     }
 
     fn shows_clients(&self) -> bool {
-        self.edge
+        self.edge.is_some()
     }
 }
 
@@ -107,7 +108,7 @@ fn file(object: &Value) -> String {
 }
 
 /// Tells every story whose place in the list is this one, of so many places.
-fn tell(place: usize, places: usize, edge: bool) {
+fn tell(place: usize, places: usize, edge: Option<&'static str>) {
     let mut report = String::new();
     let all = Story::all().unwrap();
     let told = all.iter().filter(|story| OTHERWISE.iter().all(|(name, _)| *name != story.name));
@@ -126,30 +127,35 @@ fn tell(place: usize, places: usize, edge: bool) {
 
 #[test]
 fn packets_find_what_every_story_tells_first_part() {
-    tell(0, 4, false);
+    tell(0, 4, None);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_second_part() {
-    tell(1, 4, false);
+    tell(1, 4, None);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_third_part() {
-    tell(2, 4, false);
+    tell(2, 4, None);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_fourth_part() {
-    tell(3, 4, false);
+    tell(3, 4, None);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_where_the_edge_serves_first_part() {
-    tell(0, 2, true);
+    tell(0, 2, TCX);
 }
 
 #[test]
 fn packets_find_what_every_story_tells_where_the_edge_serves_second_part() {
-    tell(1, 2, true);
+    tell(1, 2, TCX);
+}
+
+#[test]
+fn packets_find_what_every_third_story_tells_where_the_edge_serves_by_filters() {
+    tell(1, 3, TC);
 }

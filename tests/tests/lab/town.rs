@@ -46,7 +46,8 @@ impl Town {
         Self { stage, node, distant, asker, here, there, _servers: servers }
     }
 
-    /// A daemon on a node that it knows by its object, with the edge layer and more flags.
+    /// A daemon on a node that it knows by its object, with the edge layer and more flags. Past the host's stack, if they say
+    /// nothing else.
     pub(crate) fn daemon(&self, node: &Node, more: &[&str]) -> Daemon {
         let addresses = [IpAddr::from(node.v4()), node.v6().into()]
             .map(|address| json!({ "type": "InternalIP", "address": address }));
@@ -55,7 +56,9 @@ impl Town {
             "status": { "addresses": addresses },
         });
         self.stage.manifests.put(&format!("node-{}.yaml", node.name()), object).unwrap();
-        node.daemon(self.stage.settings().with(&[&[PODS], &ON[..], more].concat())).unwrap()
+        let forwarding = more.iter().any(|flag| flag.starts_with("--forwarding"));
+        let on = if forwarding { &ON[..1] } else { &ON[..] };
+        node.daemon(self.stage.settings().with(&[&[PODS], on, more].concat())).unwrap()
     }
 
     /// `web` with node ports, these endpoints, and whatever else is said of it. Does not wait.

@@ -377,7 +377,7 @@ impl Backend for Dataplane {
     }
 
     fn disturbed(&mut self) -> bool {
-        self.edge.follow();
+        self.edge.watch();
         if let Ok(ebpf) = &mut self.ebpf {
             ebpf.follow();
         }

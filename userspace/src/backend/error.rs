@@ -123,11 +123,10 @@ impl BackendError {
     /// Whether a map has no room for what was to be written.
     pub fn is_full(&self) -> bool {
         let tells = |code: i32| code == libc::E2BIG || code == libc::ENOSPC;
-        match self {
-            Self::Full(_) => true,
-            Self::Map { deed: "write", source, .. } => source.raw_os_error().is_some_and(tells),
-            _ => false,
+        if let Self::Map { deed: "write", source, map: _ } = self {
+            return source.raw_os_error().is_some_and(tells);
         }
+        matches!(self, Self::Full(_))
     }
 }
 

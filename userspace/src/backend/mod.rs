@@ -66,9 +66,7 @@ impl Report {
         let chains = tables.flat_map(|table| {
             table.missing.iter().map(|chain| format!("{} {} {chain}", table.family, table.name))
         });
-        let devices = self.edge.iter().flat_map(|report| &report.devices);
-        let devices = devices.filter(|device| !device.attached).map(|device| device.device.clone());
-        hooks.chain(chains).chain(devices).collect()
+        hooks.chain(chains).collect()
     }
 }
 

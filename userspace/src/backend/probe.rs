@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{ebpf, nft};
+use super::{ebpf, edge, nft};
 use crate::privilege;
 
 /// Where eBPF would be installed.
@@ -41,6 +41,8 @@ pub struct Findings {
     pub ebpf: Vec<Finding>,
     /// What nftables needs.
     pub nft: Vec<Finding>,
+    /// What the edge layer would use.
+    pub edge: Vec<Finding>,
 }
 
 impl Finding {
@@ -54,7 +56,7 @@ impl Finding {
 impl Findings {
     /// Everything, in the order of trying.
     pub fn all(&self) -> impl Iterator<Item = &Finding> {
-        self.capabilities.iter().chain(&self.ebpf).chain(&self.nft)
+        self.capabilities.iter().chain(&self.ebpf).chain(&self.nft).chain(&self.edge)
     }
 }
 
@@ -64,7 +66,12 @@ pub fn probe(place: &Place) -> Findings {
         let outcome = if has { Ok(()) } else { Err("this process does not have it".to_owned()) };
         Finding::new(name, why, outcome)
     });
-    Findings { capabilities: capabilities.collect(), ebpf: ebpf::probe(place), nft: nft::probe() }
+    Findings {
+        capabilities: capabilities.collect(),
+        ebpf: ebpf::probe(place),
+        nft: nft::probe(),
+        edge: vec![edge::probe()],
+    }
 }
 
 /// Whether all of it works; if not, what fails first.

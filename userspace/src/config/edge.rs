@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
+use crate::backend::edge::{HookChoice, HookKind};
 use crate::backend::{edge, nft};
 
 /// Fewest and most flows that there is room for.
@@ -17,10 +18,14 @@ const PARTS: [u64; 2] = [200, 20];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
     /// None: nftables serves callers from outside.
-    #[default]
     Off,
+    /// On devices, by TCX where the kernel has it, else by tc; none where packets must go through the host's stack.
+    #[default]
+    Auto,
     /// On the TCX hooks of devices.
     Tcx,
+    /// On devices as tc filters.
+    Tc,
 }
 
 /// How packets go on from the edge.
@@ -35,12 +40,24 @@ pub enum Forwarding {
     Stack,
 }
 
+/// Which devices have frames dealt with before the stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    /// Those whose drivers can do it, apart from what is made by software.
+    #[default]
+    Auto,
+    /// All whose drivers can do it, cables of containers too.
+    Native,
+    /// None.
+    Off,
+}
+
 /// The flags.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Edge layer (on trial)")]
+#[command(next_help_heading = "Edge layer")]
 pub struct Flags {
     /// Where eBPF serves callers from outside: NodePorts, LoadBalancer addresses, externalIPs
-    #[arg(long, value_name = "WHERE", default_value = "off", env = "SLUICE_EDGE")]
+    #[arg(long, value_name = "WHERE", default_value = "auto", env = "SLUICE_EDGE")]
     pub edge: Choice,
     /// Devices by which such callers come; `eth*` is every name that begins so [default: those with a default route or the
     /// node's address]
@@ -49,6 +66,9 @@ pub struct Flags {
     /// How their packets go on
     #[arg(long, value_name = "HOW", default_value = "auto")]
     pub forwarding: Forwarding,
+    /// Which devices have frames of known flows sent on before the stack sees them; none with `--forwarding=stack`
+    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    pub xdp: Xdp,
     /// Ports of this node that their flows get when they need its address; nobody else may use these
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-29999", value_parser = ports)]
     pub snat_ports: RangeInclusive<u16>,
@@ -90,7 +110,17 @@ const ABOVE_NODE_PORTS: u16 = 32_768;
 impl Flags {
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
-        let forwarding = (self.edge == Choice::Tcx).then(|| self.ways())?;
+        let hooks = match self.edge {
+            Choice::Off => return None,
+            Choice::Auto => HookChoice::Auto,
+            Choice::Tcx => HookChoice::Only(HookKind::Tcx),
+            Choice::Tc => HookChoice::Only(HookKind::Tc),
+        };
+        let forwarding = self.ways();
+        if self.edge == Choice::Auto && self.forwarding == Forwarding::Auto && !forwarding.redirect {
+            info!("no edge layer: nftables is faster where packets go through the host's stack");
+            return None;
+        }
         let usual = || {
             let [first, most] = PARTS.map(edge::flows_within);
             first..=most
@@ -98,10 +128,16 @@ impl Flags {
         let flows = self.edge_flows.clone().unwrap_or_else(usual);
         Some(edge::Settings {
             pin_dir: pin_dir.to_owned(),
+            hooks,
             capacity: edge::Capacity { services, slots, flows: *flows.start(), most_flows: *flows.end() },
             devices: self.devices.clone(),
             redirect: forwarding.redirect,
             trusts_stack: forwarding.trusts_stack,
+            xdp: match self.xdp {
+                Xdp::Auto => edge::Mode::Auto,
+                Xdp::Native => edge::Mode::Native,
+                Xdp::Off => edge::Mode::Off,
+            },
             ports: self.snat_ports.clone(),
         })
     }
@@ -131,7 +167,7 @@ impl Flags {
         };
         if self.forwarding == Forwarding::Auto && !redirect {
             let tables = others.filters.join(", ");
-            info!(tables, "others filter what is forwarded: packets go through the host's stack");
+            info!(tables, "others filter what is forwarded: packets must go through the host's stack");
         }
         // Where a flow's first packet has come through the stack as well, nobody takes the answer for a new flow.
         Ways { redirect, trusts_stack: !redirect || others.masquerades.is_empty() }
@@ -151,8 +187,14 @@ mod tests {
 
     #[track_caller]
     fn check(edge: Choice, snat_ports: RangeInclusive<u16>, expected: Option<[u16; 2]>) {
-        let flags =
-            Flags { edge, devices: Vec::new(), forwarding: Forwarding::Auto, snat_ports, edge_flows: None };
+        let flags = Flags {
+            edge,
+            xdp: Xdp::Auto,
+            devices: Vec::new(),
+            forwarding: Forwarding::Auto,
+            snat_ports,
+            edge_flows: None,
+        };
         assert_eq!(flags.ports_for_others(), expected);
     }
 

@@ -19,6 +19,8 @@ pub fn run(pin_dir: &Path) -> anyhow::Result<()> {
         path: pin_dir.to_owned(),
         source,
     })? {
+        // Filters on devices are there without a pin.
+        edge::remove_all(pin_dir)?;
         return print(&format!("nothing is installed below {}", pin_dir.display()));
     }
     let pins = Pins::new(pin_dir);

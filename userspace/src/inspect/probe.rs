@@ -84,6 +84,7 @@ mod tests {
             )],
             ebpf: vec![Finding::new("maps", "eBPF: tables", Err("Operation not permitted".into()))],
             nft: vec![works("netlink")],
+            edge: Vec::new(),
         }
     }
 

@@ -84,9 +84,10 @@ fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Stat
     let mut unread = |error: &dyn std::error::Error| problems.push(Problem::new("kernel", "", chain(error)));
     let ebpf = report_pinned(&Pins::new(pin_dir)).inspect_err(|error| unread(error)).ok();
     let nftables = nft::report_found().inspect_err(|error| unread(error)).ok();
+    let edge = edge::report_pinned(pin_dir).inspect_err(|error| unread(error)).ok().flatten();
     let conntrack = Usage::read().ok();
     problems.extend(conntrack.and_then(Usage::problem));
-    let kernel = Report { running: None, ebpf, nftables, conntrack, edge: None };
+    let kernel = Report { running: None, ebpf, nftables, conntrack, edge };
     Status { daemon: None, kernel: Some(kernel), problems }
 }
 
@@ -149,6 +150,7 @@ fn edge_text(report: &edge::Report) -> String {
         forwarding,
         devices,
         endpoint_devices,
+        repaired,
         missing: _,
         flow_entries,
         flow_room,
@@ -157,19 +159,46 @@ fn edge_text(report: &edge::Report) -> String {
     if let Some(why) = down {
         return format!("edge      NOT in force: {why}\n");
     }
-    let device = |state: &edge::DeviceState| {
-        let edge::DeviceState { device, attached } = state;
-        if *attached { device.clone() } else { format!("{device} (NOT attached)") }
-    };
+    let forwarding =
+        if forwarding.is_empty() { String::new() } else { format!("; forwarding by {forwarding}") };
     let counters: Vec<String> = counters.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let hooks: String = devices.iter().map(hooks_text).collect();
     format!(
-        "edge      {}; forwarding by {forwarding}; answers taken at {}; {} of {} flows\n          {}\n",
-        or_none(devices.iter().map(device).collect()),
+        "edge      {}{forwarding}; answers taken at {}; {} of {} flows; {repaired} hooks put right\n{hooks}          {}\n",
+        or_none(devices.iter().map(device_text).collect()),
         or_none(endpoint_devices.clone()),
         flow_entries / 2,
         flow_room / 2,
         or_none(counters)
     )
+}
+
+fn device_text(state: &edge::DeviceState) -> String {
+    let kind = state.hook.map_or("", edge::HookKind::as_str);
+    let says = match (state.attached, state.first) {
+        (false, _) => "NOT attached",
+        (true, false) => "NOT first",
+        (true, true) => "",
+    };
+    let xdp =
+        if state.xdp == edge::XdpState::Off { String::new() } else { format!("xdp {}", state.xdp.word()) };
+    let words: Vec<&str> = [kind, says, &xdp].into_iter().filter(|word| !word.is_empty()).collect();
+    format!("{} ({})", state.device, words.join(", "))
+}
+
+/// What packets meet on a device, in that order.
+fn hooks_text(state: &edge::DeviceState) -> String {
+    let program = |hung: &edge::Hung| {
+        let edge::Hung { name, program: _, hook, priority, ours } = hung;
+        let priority = priority.map(|priority| format!(" {priority}")).unwrap_or_default();
+        let ours = if *ours { ", ours" } else { "" };
+        format!("{name} ({}{priority}{ours})", hook.as_str())
+    };
+    let side = |name: &str, hung: &[edge::Hung]| {
+        let all = or_none(hung.iter().map(program).collect());
+        format!("          {} {name}: {all}\n", state.device)
+    };
+    side("in", &state.ingress) + &side("out", &state.egress)
 }
 
 fn nftables_text(report: &nft::Report) -> String {

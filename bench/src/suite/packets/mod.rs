@@ -2,9 +2,11 @@
 //!
 //! Frames are made, forwarded and taken on one core, so that its time is the price of all three.
 
+mod case;
 mod clock;
 mod conntrack;
 mod offload;
+mod pair;
 mod programs;
 mod rig;
 mod road;
@@ -13,26 +15,15 @@ mod target;
 
 use anyhow::Result;
 
-use self::rig::{Load, Turn};
+use self::case::{Amount, Case};
+use self::rig::Turn;
 use self::subject::Subject;
-use self::target::Policy;
 use super::{Bench, lab};
 use crate::cluster::Cluster;
 use crate::report::{Better, Row, Title};
 use crate::rival;
 
 const SUITE: &str = "packets";
-/// Frames of one turn over known flows.
-const FRAMES: u32 = 200_000;
-/// Of one turn in which every frame is a flow of its own; fewer if the kernel's table is small.
-const FRESH: u32 = 100_000;
-
-/// One row of figures for each subject.
-struct Case {
-    name: String,
-    policy: Policy,
-    load: Load,
-}
 
 /// What one subject did in one case, round by round.
 #[derive(Default)]
@@ -53,13 +44,13 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             return Ok(());
         }
     };
+    let amount = Amount::of(*quick);
     let cluster = cluster.with_at_most(subject::FEW)?;
     let lab = lab(cluster.as_deref())?;
-    let mut subjects = subjects(&lab, cluster, &object)?;
-    let cases = cases(conntrack::room()?);
-    let rounds = if *quick { 3 } else { 11 };
-    eprintln!("forwarding packets: {rounds} rounds");
-    let figures = measure(&mut subjects, &cases, rounds)?;
+    let cases = amount.cases(conntrack::room()?);
+    let mut subjects = subjects(&lab, cluster, &object, &amount, &cases)?;
+    eprintln!("forwarding packets: {} rounds", amount.rounds);
+    let figures = measure(&mut subjects, &cases, amount.rounds)?;
     for (case, figures) in cases.iter().zip(&figures) {
         rows(case, &subjects, figures).into_iter().for_each(|row| report.add(row));
         complain(case, &subjects, figures);
@@ -67,31 +58,30 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     subjects.into_iter().try_for_each(Subject::retire)
 }
 
-/// Everybody who forwards, each on a node of its own. Who cannot take part is told on standard error.
-fn subjects(lab: &lab::Lab, cluster: Option<&mut Cluster>, object: &[u8]) -> Result<Vec<Subject>> {
+/// Everybody who forwards in some case, each on a node of its own. Who cannot take part is told on standard error.
+fn subjects(
+    lab: &lab::Lab,
+    cluster: Option<&mut Cluster>,
+    object: &[u8],
+    amount: &Amount,
+    cases: &[Case],
+) -> Result<Vec<Subject>> {
+    let wanted = |name: &str| cases.iter().any(|case| case.takes(name));
     let mut all = vec![Subject::route(lab, object)?];
     if let Some(cluster) = cluster {
-        all.push(Subject::kube_proxy(lab, cluster, object, subject::FEW)?);
-        all.push(Subject::kube_proxy(lab, cluster, object, subject::MANY)?);
+        if wanted(subject::RIVAL_OF_FEW) {
+            all.push(Subject::kube_proxy(lab, cluster, object, subject::FEW)?);
+        }
+        all.push(Subject::kube_proxy(lab, cluster, object, amount.others)?);
     }
-    all.extend(Subject::nftables(lab, object)?);
-    for forwarding in ["redirect", "stack"] {
-        all.extend(Subject::edge(lab, object, forwarding)?);
+    all.extend(Subject::nftables(lab, object, amount.others)?);
+    let usual = [subject::EDGE, subject::EDGE_XDP, subject::EDGE_STACK].map(|name| (name, amount.others));
+    for (name, others) in usual.iter().chain(amount.growth) {
+        if wanted(name) {
+            all.extend(Subject::edge(lab, object, name, *others)?);
+        }
     }
     Ok(all)
-}
-
-/// `room` is how many flows the kernel tracks.
-fn cases(room: u32) -> Vec<Case> {
-    let fresh = FRESH.min(room / 2);
-    let loads = [
-        ("established", Load::Known { flows: 64, frames: FRAMES }),
-        ("established 20k", Load::Known { flows: 20_000.min(fresh), frames: FRAMES }),
-        ("new", Load::Fresh { flows: fresh }),
-    ];
-    let case =
-        |policy: Policy, (name, load)| Case { name: format!("{} {name}", policy.word()), policy, load };
-    Policy::ALL.into_iter().flat_map(|policy| loads.map(|load| case(policy, load))).collect()
 }
 
 /// For each case, the figures of each subject. Every other round goes backwards, so that nobody always comes after the
@@ -106,7 +96,10 @@ fn measure(subjects: &mut [Subject], cases: &[Case], rounds: u32) -> Result<Vec<
         }
         for (case, figures) in cases.iter().zip(&mut all) {
             for place in &order {
-                figures[*place].push(subjects[*place].turn(case.policy, case.load)?);
+                let subject = &mut subjects[*place];
+                if case.takes(subject.name()) {
+                    figures[*place].push(subject.turn(case.policy, case.load)?);
+                }
             }
         }
     }
@@ -127,35 +120,37 @@ impl Figures {
     }
 }
 
-/// Time against plain routing, rate against the rival.
+/// Time against plain routing, rate against the rival; with more services, time against the same with few.
 fn rows(case: &Case, subjects: &[Subject], figures: &[Figures]) -> Vec<Row> {
     let of = |name| {
         let place = subjects.iter().position(|subject| subject.name() == name);
         place.map(|place| &figures[place])
     };
-    let both = |(subject, own): (&Subject, &Figures)| {
+    let all = |(subject, own): (&Subject, &Figures)| {
         let subject = subject.name();
         let title = |unit| Title { suite: SUITE, case: case.name.clone(), subject, unit };
         let beside = |name| of(name).filter(|_| subject != name);
-        let (time, rate) = (title("ns"), title("/s"));
         let (times, rates) = (&own.nanoseconds, &own.rates());
-        [
-            match beside(subject::ROUTE) {
-                Some(route) => time.against(subject::ROUTE, Better::Lower, times, &route.nanoseconds),
-                None => time.alone(times),
-            },
-            match beside(rival::NAME) {
-                Some(rival) => rate.against(rival::NAME, Better::Higher, rates, &rival.rates()),
-                None => rate.alone(rates),
-            },
-        ]
+        let time = |name: &'static str| match beside(name) {
+            Some(other) => title("ns").against(name, Better::Lower, times, &other.nanoseconds),
+            None => title("ns").alone(times),
+        };
+        let rate = match beside(rival::NAME) {
+            Some(rival) => title("/s").against(rival::NAME, Better::Higher, rates, &rival.rates()),
+            None => title("/s").alone(rates),
+        };
+        let grown =
+            subject::GROWTH.iter().any(|(name, _)| subject == *name && subject != subject::GROWN_FROM);
+        [Some(time(subject::ROUTE)), Some(rate), grown.then(|| time(subject::GROWN_FROM))]
     };
-    subjects.iter().zip(figures).flat_map(both).collect()
+    let those = subjects.iter().zip(figures).filter(|(subject, _)| case.takes(subject.name()));
+    those.flat_map(all).flatten().collect()
 }
 
 /// A figure over packets that were lost, or beside a busy neighbour, is told to be one.
 fn complain(case: &Case, subjects: &[Subject], figures: &[Figures]) {
-    for (subject, Figures { nanoseconds: _, sent, lost, share }) in subjects.iter().zip(figures) {
+    let those = subjects.iter().zip(figures).filter(|(subject, _)| case.takes(subject.name()));
+    for (subject, Figures { nanoseconds: _, sent, lost, share }) in those {
         let (case, subject) = (&case.name, subject.name());
         if *lost > 0 {
             eprintln!("{case}, {subject}: {lost} of {sent} packets did not arrive");
@@ -173,14 +168,6 @@ fn complain(case: &Case, subjects: &[Subject], figures: &[Figures]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_small_table_of_flows_is_never_filled() {
-        for case in cases(10_000) {
-            let (Load::Known { flows, frames: _ } | Load::Fresh { flows }) = case.load;
-            assert!(flows <= 5_000, "{}", case.name);
-        }
-    }
 
     #[test]
     fn what_did_not_arrive_is_summed_up() {

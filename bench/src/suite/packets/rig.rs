@@ -7,8 +7,10 @@ use anyhow::{Result, ensure};
 use frames::{Count, Course, head};
 use lab::{Node, wait};
 
+use super::case::Load;
 use super::clock::Core;
 use super::conntrack;
+use super::pair::Pair;
 use super::programs::Programs;
 use super::road::{self, Road};
 use crate::suite::edge::FlowTable;
@@ -18,19 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it is tried again when a frame of a warm-up got lost, as happens where others take the core away.
 const ATTEMPTS: Duration = Duration::from_secs(10);
 
-/// What is sent in one turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Load {
-    /// So many frames over flows that have been answered before.
-    Known { flows: u32, frames: u32 },
-    /// One frame of each flow, and no flow was there before.
-    Fresh { flows: u32 },
-}
-
 /// What one turn was like.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// Of the core, for each frame.
+    /// Of the core, for each frame; for each connection, on the wall.
     pub(super) nanoseconds: f64,
     pub(super) sent: u64,
     pub(super) arrived: u64,
@@ -42,6 +35,7 @@ pub(super) struct Turn {
 pub(super) struct Rig {
     road: Road,
     programs: Programs,
+    pair: Pair,
     /// A table of flows beside the kernel's.
     table: Option<FlowTable>,
 }
@@ -53,7 +47,7 @@ impl Rig {
         let mut programs = Programs::load(object)?;
         programs.attach("far_end", road.far().netns(), road::LINK)?;
         programs.attach("near_end", road.near().netns(), road::LINK)?;
-        Ok(Self { road, programs, table: None })
+        Ok(Self { road, programs, pair: Pair::settle(node)?, table: None })
     }
 
     /// The same with another table of flows that is to be emptied.
@@ -69,18 +63,24 @@ impl Rig {
     /// Sends, and says what it cost. The kernel knows no flow afterwards: its table is one for all namespaces.
     pub(super) fn turn(&mut self, target: SocketAddrV4, load: Load) -> Result<Turn> {
         self.forget()?;
-        let (flows, frames) = match load {
+        let turn = match load {
             Load::Known { flows, frames } => {
                 let warm = || self.there_and_back(target, flows);
                 wait::until(&format!("{target} to answer every flow"), ATTEMPTS, warm)?;
-                (flows, frames)
+                self.there(target, flows, frames)
             }
-            Load::Fresh { flows } => (flows, flows),
+            Load::Fresh { flows } => self.there(target, flows, flows),
+            Load::Connections(time) => self.pair.turn(target, time),
         };
+        self.forget()?;
+        turn
+    }
+
+    /// Frames that take turns over some flows, and are not answered.
+    fn there(&mut self, target: SocketAddrV4, flows: u32, frames: u32) -> Result<Turn> {
         self.course(target, flows, false)?;
         let (spent, passed) = self.send(frames)?;
         let (sent, arrived) = self.arrived()?;
-        self.forget()?;
         let nanoseconds = spent.as_nanos() as f64 / f64::from(frames);
         Ok(Turn { nanoseconds, sent, arrived, share: spent.as_secs_f64() / passed.as_secs_f64() })
     }
@@ -119,7 +119,7 @@ impl Rig {
 
     /// On a thread in the client's namespace that stays on one core: the core's time, and the time that passed.
     fn send(&mut self, frames: u32) -> Result<(Duration, Duration)> {
-        let Self { road, programs, table: _ } = self;
+        let Self { road, programs, pair: _, table: _ } = self;
         road.near().netns().run(|| {
             let core = Core::take()?;
             let (before, begin) = (core.spent()?, Instant::now());

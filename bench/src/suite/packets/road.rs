@@ -74,7 +74,7 @@ impl Road {
 }
 
 /// Neighbours know each other for good: nobody asks while time is taken.
-fn connect(place: &Pod, own: [u8; 6], node: [u8; 6], behind: &str) -> Result<()> {
+pub(super) fn connect(place: &Pod, own: [u8; 6], node: [u8; 6], behind: &str) -> Result<()> {
     let (port, address) = (port(place), place.v4());
     let (gate, own, node) = (place.node().v4(), text(own), text(node));
     batch(

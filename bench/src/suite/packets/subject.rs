@@ -2,30 +2,40 @@
 
 use std::net::SocketAddrV4;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
-use lab::{Daemon, Lab, Node, Settings};
+use lab::{Daemon, Lab, Node, Settings, wait};
 use serde_json::json;
 
-use super::rig::{Load, Rig, Turn};
+use super::case::Load;
+use super::pair;
+use super::rig::{Rig, Turn};
 use super::target::{self, Policy, Target};
 use crate::cluster::Cluster;
 use crate::rival::{self, Rival};
 use crate::shapes::{self, Format};
-use crate::suite::{edge, nftables, retire};
+use crate::suite::edge::{self, Hook};
+use crate::suite::{nftables, retire};
 
 /// Routing, and nothing else.
 pub(super) const ROUTE: &str = "route";
 /// The rival beside very few other services.
-const RIVAL_OF_FEW: &str = "kube-proxy-nftables-1";
+pub(super) const RIVAL_OF_FEW: &str = "kube-proxy-nftables-1";
 /// The daemon's programs on the node's devices, with the next hop at once.
-const EDGE: &str = "edge";
-/// The same through the host's stack.
-const EDGE_STACK: &str = "edge-stack";
-/// Other services beside those that are sent to.
+pub(super) const EDGE: &str = "edge";
+/// The same, already in the driver for packets of known flows.
+pub(super) const EDGE_XDP: &str = "edge-xdp";
+/// The first again, through the host's stack.
+pub(super) const EDGE_STACK: &str = "edge-stack";
+/// The first again, beside so many other services.
+pub(super) const GROWTH: [(&str, u32); 3] = [(GROWN_FROM, FEW), ("edge-1k", 1_000), ("edge-50k", 50_000)];
+/// Whom the others of these are compared with.
+pub(super) const GROWN_FROM: &str = "edge-1";
+/// Very few other services.
 pub(super) const FEW: u32 = 1;
-/// The same, for who is compared.
-pub(super) const MANY: u32 = 5_000;
+/// How long a daemon may take for very many.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Somebody who forwards, on a node of its own.
 pub(super) struct Subject {
@@ -59,30 +69,33 @@ impl Subject {
     }
 
     /// A node with the daemon, whose dataplane is made of nftables; `None` where the daemon has no such dataplane.
-    pub(super) fn nftables(lab: &Lab, object: &[u8]) -> Result<Option<Self>> {
+    pub(super) fn nftables(lab: &Lab, object: &[u8], others: u32) -> Result<Option<Self>> {
         let node = lab.node("packets-nftables")?;
         if !nftables::is_known(&node)? {
             return Ok(None);
         }
         let target = Target(3);
-        let daemon = start(&node, target, nftables::settings)?;
+        let daemon = start(&node, target, others, nftables::settings)?;
         let rig = Rig::new(&node, object)?;
         Ok(Some(Self { name: nftables::NAME, rig, target: Some(target), daemon: Some(daemon) }))
     }
 
     /// A node with the daemon and its edge layer; `None` where the daemon has no such thing.
-    pub(super) fn edge(lab: &Lab, object: &[u8], forwarding: &'static str) -> Result<Option<Self>> {
-        let (name, target) = match forwarding {
-            "redirect" => (EDGE, Target(4)),
-            _ => (EDGE_STACK, Target(5)),
+    pub(super) fn edge(lab: &Lab, object: &[u8], name: &'static str, others: u32) -> Result<Option<Self>> {
+        let (hook, forwarding) = match name {
+            EDGE_XDP => (Hook::Xdp, "redirect"),
+            EDGE_STACK => (Hook::Tcx, "stack"),
+            _ => (Hook::Tcx, "redirect"),
         };
         let node = lab.node(name)?;
-        if !edge::is_known(&node)? {
+        if !edge::is_known(&node, hook, name)? {
             return Ok(None);
         }
+        // They share no API server, and may share a Service's address.
+        let target = Target(4);
         let rig = Rig::new(&node, object)?;
-        let settings = |folder: &Path| edge::settings(folder, &node, forwarding);
-        let daemon = start(&node, target, settings)?;
+        let settings = |folder: &Path| edge::settings(folder, &node, hook, forwarding);
+        let daemon = start(&node, target, others, settings)?;
         let rig = rig.beside(edge::flows(&node)?);
         Ok(Some(Self { name, rig, target: Some(target), daemon: Some(daemon) }))
     }
@@ -94,7 +107,12 @@ impl Subject {
 
     /// Forwards what is sent in one turn.
     pub(super) fn turn(&mut self, policy: Policy, load: Load) -> Result<Turn> {
-        let to: SocketAddrV4 = self.target.map_or_else(target::endpoint, |target| target.address(policy));
+        let to: SocketAddrV4 = match (self.target, load) {
+            (Some(target), Load::Known { .. } | Load::Fresh { .. }) => target.address(policy),
+            (Some(target), Load::Connections(_)) => target.connected(policy),
+            (None, Load::Known { .. } | Load::Fresh { .. }) => target::endpoint(),
+            (None, Load::Connections(_)) => pair::SERVER,
+        };
         self.rig.turn(to, load)
     }
 
@@ -104,10 +122,17 @@ impl Subject {
     }
 }
 
-fn start(node: &Node, target: Target, settings: impl FnOnce(&Path) -> Settings) -> Result<Daemon> {
+fn start(
+    node: &Node,
+    target: Target,
+    others: u32,
+    settings: impl FnOnce(&Path) -> Settings,
+) -> Result<Daemon> {
     let folder = node.folder().join("manifests");
-    shapes::fill(&folder, MANY, Format::Json)?;
+    shapes::fill(&folder, others, Format::Json)?;
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": target.objects(node.name()) });
     std::fs::write(folder.join("target.json"), list.to_string())?;
-    node.daemon(settings(&folder))
+    let daemon = node.daemon_unsynced(settings(&folder))?;
+    wait::until("the daemon to have all services", PATIENCE, || daemon.wait_synced())?;
+    Ok(daemon)
 }

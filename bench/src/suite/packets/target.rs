@@ -4,14 +4,16 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde_json::{Value, json};
 
-use super::road;
+use super::{pair, road};
 
-/// Port of the Services.
+/// Port of the Services for frames, and for connections.
 const PORT: u16 = 53;
-/// Port of the endpoints.
+const CONNECTED: u16 = 8000;
+/// Port of the endpoints that frames are sent to.
 const ENDPOINT_PORT: u16 = 5353;
-/// Endpoints of each Service: one address of the node has some 64,000 ports to masquerade with towards each.
-const ENDPOINTS: u8 = 10;
+/// How many these are: one address of the node has 29,000 ports to masquerade with towards each, and most of them are free even in
+/// the widest case.
+const ENDPOINTS: u8 = 100;
 
 /// `externalTrafficPolicy` of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +48,29 @@ impl Policy {
 pub(super) struct Target(pub(super) u8);
 
 impl Target {
-    /// Where a Service answers from outside.
+    /// Where a Service takes frames from outside.
     pub(super) fn address(self, policy: Policy) -> SocketAddrV4 {
         SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, self.place(policy)), PORT)
+    }
+
+    /// Where it takes connections.
+    pub(super) fn connected(self, policy: Policy) -> SocketAddrV4 {
+        SocketAddrV4::new(*self.address(policy).ip(), CONNECTED)
     }
 
     /// Both Services and their slices. Endpoints of the one that keeps the client's address are on the node, the others are not:
     /// then nobody has a choice about masquerading.
     pub(super) fn objects(self, node: &str) -> Vec<Value> {
-        Policy::ALL.into_iter().flat_map(|policy| [self.service(policy), self.slice(policy, node)]).collect()
+        let objects = |policy| {
+            let frames = json!({ "name": "frames", "protocol": "UDP", "port": ENDPOINT_PORT });
+            let all = (0..ENDPOINTS).map(road::endpoint).collect();
+            let connections =
+                json!({ "name": "connections", "protocol": "TCP", "port": pair::SERVER.port() });
+            let slices = [(frames, all), (connections, vec![*pair::SERVER.ip()])];
+            let slices = slices.map(|(port, addresses)| self.slice(policy, node, &port, &addresses));
+            [self.service(policy)].into_iter().chain(slices)
+        };
+        Policy::ALL.into_iter().flat_map(objects).collect()
     }
 
     fn place(self, policy: Policy) -> u8 {
@@ -83,32 +99,36 @@ impl Target {
                 "ipFamilyPolicy": "SingleStack",
                 "externalIPs": [self.address(policy).ip()],
                 "externalTrafficPolicy": policy.name(),
-                "ports": [{ "name": "d", "protocol": "UDP", "port": PORT, "targetPort": ENDPOINT_PORT }],
+                "ports": [
+                    { "name": "frames", "protocol": "UDP", "port": PORT, "targetPort": ENDPOINT_PORT },
+                    { "name": "connections", "protocol": "TCP", "port": CONNECTED, "targetPort": pair::SERVER.port() },
+                ],
             },
         })
     }
 
-    fn slice(self, policy: Policy, node: &str) -> Value {
+    /// Each port has endpoints of its own.
+    fn slice(self, policy: Policy, node: &str, port: &Value, addresses: &[Ipv4Addr]) -> Value {
         let node = match policy {
             Policy::Cluster => "elsewhere",
             Policy::Local => node,
         };
-        let endpoint = |number| {
+        let endpoint = |address| {
             let conditions = json!({ "ready": true, "serving": true, "terminating": false });
-            json!({ "addresses": [road::endpoint(number)], "nodeName": node, "conditions": conditions })
+            json!({ "addresses": [address], "nodeName": node, "conditions": conditions })
         };
         let name = self.name(policy);
         json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {
-                "name": format!("{name}-1"),
+                "name": format!("{name}-{}", port["name"].as_str().unwrap_or_default()),
                 "namespace": "default",
                 "labels": { "kubernetes.io/service-name": name },
             },
             "addressType": "IPv4",
-            "ports": [{ "name": "d", "protocol": "UDP", "port": ENDPOINT_PORT }],
-            "endpoints": (0..ENDPOINTS).map(endpoint).collect::<Vec<_>>(),
+            "ports": [port],
+            "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
         })
     }
 }

@@ -23,6 +23,18 @@ pub fn mend(checksum: u16, difference: u32) -> u16 {
     !fold(!checksum as u64 + difference as u64)
 }
 
+/// The same where a checksum may be missing, which UDP says by a zero: then it stays missing, and never becomes so.
+#[inline(always)]
+pub fn mend_or_none(checksum: u16, difference: u32) -> u16 {
+    if checksum == 0 {
+        return 0;
+    }
+    match mend(checksum, difference) {
+        0 => u16::MAX,
+        mended => mended,
+    }
+}
+
 /// The checksum of some bytes, of which a missing last one is zero.
 pub fn of(bytes: &[u8]) -> u16 {
     let pair = |pair: &[u8]| {
@@ -32,8 +44,9 @@ pub fn of(bytes: &[u8]) -> u16 {
     !fold(bytes.chunks(2).map(pair).sum())
 }
 
+/// The same sum in fewer bits.
 #[inline(always)]
-fn narrow(sum: u64) -> u32 {
+pub(super) fn narrow(sum: u64) -> u32 {
     let once = (sum & 0xffff_ffff) + (sum >> 32);
     ((once & 0xffff_ffff) + (once >> 32)) as u32
 }

@@ -17,8 +17,8 @@ pub trait Frame {
     /// Mends the checksum of TCP, UDP or ICMPv6: by what changed in the addresses that it covers, and by what changed behind
     /// it. They are told apart because a device may still have to add up the latter. `zero_is_none`: UDP's rule.
     fn mend(&mut self, at: usize, addresses: u32, rest: u32, zero_is_none: bool);
-    /// Whether it has a tag of a virtual network that has been taken out of it.
-    fn is_tagged(&self) -> bool;
+    /// Whether it is none for this host alone: it is for another one or for several, or has the tag of a virtual network.
+    fn is_foreign(&self) -> bool;
     /// The way on for what bears this header now.
     fn way(&self, header: &Header) -> Way;
     /// Whether a device can carry it whole. The way on has been asked for with another packet.
@@ -109,6 +109,8 @@ pub trait Tables {
     fn set_stay(&self, key: &ClientKey, stay: &Stay);
     /// The time: seconds of a clock that never goes back.
     fn seconds(&self) -> u32;
+    /// The same for who asks with every packet: it may be late by one tick of the kernel's.
+    fn recent_seconds(&self) -> u32;
     /// A random number, uniform over all values.
     fn random(&self) -> u32;
     /// Counts an event.

@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod error;
+mod express;
 pub mod fragment;
 pub mod frame;
 pub mod hash;
@@ -11,5 +12,6 @@ pub mod open;
 mod pass;
 pub mod rewrite;
 
+pub use express::express;
 pub use frame::{Added, Frame, Hop, Tables, Way};
 pub use pass::{Step, Verdict, again, back, egress, ingress, open, recall, send};

@@ -54,7 +54,7 @@ pub enum Step {
 #[inline(always)]
 pub fn ingress(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
-    if frame.is_tagged() {
+    if frame.is_foreign() {
         return left;
     }
     // Each version has a path of its own, in which all that follows from it is known when the program is made.
@@ -98,7 +98,7 @@ fn known(frame: &mut impl Frame, tables: &impl Tables, at: usize, header: &Heade
 
 /// Whether nothing has changed in the list that a datagram flow's endpoint is from.
 #[inline(always)]
-fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
+pub(super) fn is_current(tables: &impl Tables, header: &Header, flow: &Flow) -> bool {
     header.protocol != UDP
         || flow.marks & REPLY != 0
         || tables.list(flow.list).is_some_and(|list| list.generation == flow.generation)
@@ -175,7 +175,7 @@ pub fn send(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Verdict 
 #[inline(always)]
 pub fn back(frame: &mut impl Frame, tables: &impl Tables, at: usize) -> Step {
     let left = Step::Done(Verdict::Left);
-    if frame.is_tagged() {
+    if frame.is_foreign() {
         return left;
     }
     match header::version(frame, at) {
@@ -275,7 +275,7 @@ fn goes_on(tables: &impl Tables, header: &Header, side: &Side, key: &FlowKey, fl
 /// Writes down what the packet tells of the flow's life: seldom, for every write costs other processors their copy.
 #[inline(always)]
 pub(super) fn follow(tables: &impl Tables, header: &Header, key: &FlowKey, flow: &Flow) {
-    let (now, marks) = (tables.seconds(), life::marks(header));
+    let (now, marks) = (tables.recent_seconds(), life::marks(header));
     let news = marks & !flow.marks;
     if news != 0 || now != flow.seen {
         tables.touch(key, now, marks);

@@ -5,7 +5,7 @@ use super::frame::Frame;
 use super::header::{Header, ICMPV6, TCP, UDP, Version};
 
 /// Offset of the checksum in the header of TCP, UDP and ICMP.
-const fn checksum_at(protocol: u32) -> usize {
+pub(super) const fn checksum_at(protocol: u32) -> usize {
     match protocol {
         TCP => 16,
         UDP => 6,

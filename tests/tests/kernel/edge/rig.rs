@@ -5,9 +5,11 @@ use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use dataplane_ebpf::abi::{self, EdgeCounter, Flow, FlowKey, ListState, SIDE_V4, SIDE_V6, SourceKey};
+use dataplane_ebpf::abi::{
+    self, COVERED, EdgeCounter, FRAMES, FRAMES_BACK, Flow, FlowKey, ListState, SIDE_V4, SIDE_V6, SourceKey,
+};
 use dataplane_ebpf::datapath::edge::Hop;
 use dataplane_ebpf::host_edge::EdgeTables;
 use lab::link::batch;
@@ -19,6 +21,11 @@ use crate::rig::refill;
 /// but that the last does nothing on the latter and is not there.
 pub(crate) const HOOKED: [[&str; 2]; 3] =
     [["edge_in", "edge_in_bare"], ["edge_out", "edge_out_bare"], ["edge_back", "edge_back"]];
+
+/// The program before the stack.
+const EXPRESS: &str = "edge_express";
+/// The device by which frames come that nobody sent.
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// Every address is reached by this hop, and so every caller.
 pub(crate) const HOP: Hop = Hop { device: 7, addresses: words([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]) };
@@ -37,6 +44,8 @@ route add default via fd00:9::2 dev edge0
 const ROOM: u32 = 64;
 /// Where `struct __sk_buff` has the index of the device.
 const IFINDEX_AT: usize = 40;
+/// Where it has the size of the parts that a bundle of packets is cut into.
+const GSO_SIZE_AT: usize = 176;
 
 const fn words(bytes: [u8; 12]) -> [u32; 3] {
     let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
@@ -46,6 +55,8 @@ const fn words(bytes: [u8; 12]) -> [u32; 3] {
 pub(crate) struct EdgeRig {
     ebpf: Ebpf,
     netns: Netns,
+    /// Whether the next packet is a bundle: its checksum is mended by the kernel's helpers, that of others by the program.
+    bundle: bool,
 }
 
 impl EdgeRig {
@@ -57,6 +68,7 @@ impl EdgeRig {
         for name in abi::STEP_PROGRAMS {
             program(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
+        express(&mut ebpf).load().unwrap_or_else(|error| panic!("{EXPRESS}: {error}"));
         let fds = abi::STEP_PROGRAMS.map(|name| {
             let fd = program(&mut ebpf, name).fd().expect("a loaded program");
             fd.try_clone().expect("a handle to it")
@@ -66,7 +78,7 @@ impl EdgeRig {
         for (place, fd) in (0..).zip(&fds) {
             steps.set(place, fd, 0).expect("a place");
         }
-        Self { ebpf, netns }
+        Self { ebpf, netns, bundle: false }
     }
 
     /// Writes the tables of the host into the kernel, whole; flows, counts and what clients got are kept there.
@@ -96,7 +108,8 @@ impl EdgeRig {
         refill(ebpf, abi::TARGETS, targets);
         refill(ebpf, abi::SERVERS, servers);
         refill(ebpf, abi::OWN_ADDRESSES, own);
-        refill(ebpf, abi::DEVICES, &devices.iter().map(|device| (*device, 1_u32)).collect());
+        let all = COVERED | FRAMES | FRAMES_BACK;
+        refill(ebpf, abi::DEVICES, &devices.iter().map(|device| (*device, all)).collect());
         refill(ebpf, abi::BACKED, &backed.iter().map(|address| (*address, 1_u32)).collect());
         let none = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
         for list in 0..ROOM {
@@ -115,10 +128,12 @@ impl EdgeRig {
 
     /// Runs a program over a packet that came by the device: what it returns, and the packet then.
     pub(crate) fn run(&mut self, name: &str, packet: &[u8]) -> (i32, Vec<u8>) {
-        let Self { ebpf, netns } = self;
+        let Self { ebpf, netns, bundle } = self;
         let program = program(ebpf, name);
-        let mut context = [0; 64];
+        let mut context = [0; 192];
         context[IFINDEX_AT..IFINDEX_AT + 4].copy_from_slice(&HOP.device.to_ne_bytes());
+        context[GSO_SIZE_AT..GSO_SIZE_AT + 4].copy_from_slice(&u32::from(*bundle).to_ne_bytes());
+        *bundle = !*bundle;
         let mut out = vec![0; packet.len() + 64];
         let result = netns.run(|| {
             let options = TestRunOptions {
@@ -132,6 +147,36 @@ impl EdgeRig {
         let result = result.unwrap_or_else(|error| panic!("{name} over {packet:02x?}: {error:#}"));
         out.truncate(result.data_size_out as usize);
         (result.return_value.cast_signed(), out)
+    }
+
+    /// Runs the program before the stack over a frame that came by the loopback: what it returns, and the frame then.
+    pub(crate) fn run_frame(&mut self, frame: &[u8]) -> (i32, Vec<u8>) {
+        let Self { ebpf, netns, bundle: _ } = self;
+        let program = express(ebpf);
+        let mut out = vec![0; frame.len() + 64];
+        let result = netns.run(|| {
+            let options =
+                TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+            Ok(program.test_run(options)?)
+        });
+        let result = result.unwrap_or_else(|error| panic!("{EXPRESS} over {frame:02x?}: {error:#}"));
+        out.truncate(result.data_size_out as usize);
+        (result.return_value.cast_signed(), out)
+    }
+
+    /// Says what holds of devices.
+    pub(crate) fn set_devices(&mut self, devices: &[(u32, u32)]) {
+        refill(&mut self.ebpf, abi::DEVICES, &devices.iter().copied().collect());
+    }
+
+    /// Has every flow remember this device.
+    pub(crate) fn lead_flows_to(&mut self, device: u32) {
+        let map = self.ebpf.map_mut(abi::FLOWS).expect("a map of flows");
+        let mut map: HashMap<_, FlowKey, Flow> = map.try_into().expect("a hash map");
+        let entries: Vec<_> = map.iter().collect::<Result<_, _>>().expect("its entries");
+        for (key, flow) in entries {
+            map.insert(key, Flow { device, ..flow }, 0).expect("room");
+        }
     }
 
     /// All flows, without when they were seen.
@@ -179,6 +224,10 @@ fn object(flows: u32) -> Ebpf {
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
     let program = ebpf.program_mut(name).unwrap_or_else(|| panic!("no program {name}"));
     program.try_into().expect("its type")
+}
+
+fn express(ebpf: &mut Ebpf) -> &mut Xdp {
+    ebpf.program_mut(EXPRESS).expect("the program before the stack").try_into().expect("its type")
 }
 
 fn set<V: Pod>(ebpf: &mut Ebpf, name: &str, place: u32, value: V) {

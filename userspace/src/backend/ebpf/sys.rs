@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -14,7 +14,9 @@ const MAP_LOOKUP_ELEM: u32 = 1;
 const MAP_UPDATE_ELEM: u32 = 2;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
+const PROG_GET_FD_BY_ID: u32 = 13;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
+const PROG_QUERY: u32 = 16;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
 const MAP_DELETE_BATCH: u32 = 27;
@@ -66,6 +68,46 @@ struct LinkCreateAttr {
     target_fd: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct QueryAttr {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgramIdAttr {
+    id: u32,
+    next_id: u32,
+    flags: u32,
+}
+
+/// The head of `struct bpf_prog_info`, as far as the name.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    lengths: [u32; 2],
+    instructions: [u64; 2],
+    load_time: u64,
+    created_by: u32,
+    maps: u32,
+    map_ids: u64,
+    name: [u8; 16],
 }
 
 #[repr(C)]
@@ -247,6 +289,54 @@ pub(in crate::backend) fn device_of(link: BorrowedFd<'_>) -> io::Result<u32> {
     link_info(link).map(|info| info.cgroup as u32)
 }
 
+/// `BPF_MPROG_MAX`: so many programs a hook of a device takes.
+const MOST: usize = 64;
+
+/// Programs on a hook of a device of this network namespace (TCX), in the order in which packets meet them: the id of each, and
+/// of its link.
+pub(in crate::backend) fn programs_on(device: u32, attach_type: u32) -> io::Result<Vec<(u32, u32)>> {
+    let (mut programs, mut links) = ([0_u32; MOST], [0_u32; MOST]);
+    let mut attr = QueryAttr {
+        target: device,
+        attach_type,
+        prog_ids: programs.as_mut_ptr() as u64,
+        count: MOST as u32,
+        link_ids: links.as_mut_ptr() as u64,
+        ..QueryAttr::default()
+    };
+    match bpf(PROG_QUERY, &mut attr) {
+        Ok(_) => Ok(programs.into_iter().zip(links).take(attr.count as usize).collect()),
+        // Nobody has ever hung there.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let mut info = ProgramInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: raw(program),
+        info_len: size_of::<ProgramInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// The id of a program.
+pub(in crate::backend) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    program_info(program).map(|info| info.id)
+}
+
+/// The name of a program, cut off by the kernel after fifteen bytes.
+pub(in crate::backend) fn program_name(id: u32) -> io::Result<String> {
+    let mut attr = ProgramIdAttr { id, ..ProgramIdAttr::default() };
+    let program = bpf(PROG_GET_FD_BY_ID, &mut attr).map(owned)?;
+    let name = program_info(program.as_fd())?.name;
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned())
+}
+
 /// Attaches a program to a cgroup.
 pub(in crate::backend) fn link_create(
     program: BorrowedFd<'_>,
@@ -265,6 +355,15 @@ pub(in crate::backend) fn link_device(
 ) -> io::Result<OwnedFd> {
     const BEFORE: u32 = 1 << 3;
     let mut attr = LinkCreateAttr { prog_fd: raw(program), target_fd: device, attach_type, flags: BEFORE };
+    bpf(LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Has a device's driver run a program for frames (`BPF_XDP`, `XDP_FLAGS_DRV_MODE`), if it has none.
+pub(in crate::backend) fn link_xdp(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    const XDP: u32 = 37;
+    const BY_DRIVER: u32 = 1 << 2;
+    let mut attr =
+        LinkCreateAttr { prog_fd: raw(program), target_fd: device, attach_type: XDP, flags: BY_DRIVER };
     bpf(LINK_CREATE, &mut attr).map(owned)
 }
 

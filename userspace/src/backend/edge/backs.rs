@@ -1,18 +1,18 @@
-//! Devices behind which endpoints of this node are, and the program there for what they answer: links, pinned, each before whatever
-//! else hangs on ingress.
+//! Devices behind which endpoints of this node are, and the program there for what they answer: links, pinned, or filters, each
+//! before whatever else hangs on ingress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use tracing::{debug, warn};
 
-use super::super::ebpf::{pins, sys};
-use super::hooks::INGRESS;
+use super::super::ebpf::pins;
+use super::hooks::BackHooks;
 use super::network::{Device, Ways};
 use super::object::Object;
 use crate::backend::BackendError;
@@ -20,6 +20,9 @@ use crate::backend::BackendError;
 /// Which endpoints are backed, and by which device.
 pub(super) struct Backs {
     directory: PathBuf,
+    hooks: BackHooks,
+    /// Whether what daemons with other hooks had left has been looked for.
+    is_alone: bool,
     program: OwnedFd,
     ways: Ways,
     of: BTreeMap<IpAddr, u32>,
@@ -35,11 +38,13 @@ pub(super) struct Change {
 }
 
 impl Backs {
-    pub(super) fn new(home: &Path, object: &mut Object) -> Result<Self, BackendError> {
+    pub(super) fn new(home: &Path, hooks: BackHooks, object: &mut Object) -> Result<Self, BackendError> {
         let directory = home.join(BACKS);
         pins::make(&directory)?;
         Ok(Self {
             directory,
+            hooks,
+            is_alone: false,
             program: object.handle("edge_back")?,
             ways: Ways::new().map_err(BackendError::Network)?,
             of: BTreeMap::new(),
@@ -78,10 +83,18 @@ impl Backs {
     }
 
     /// Takes the program off devices where nobody is backed by it any more. After the programs have been told.
-    pub(super) fn tidy(&self) {
+    pub(super) fn tidy(&mut self) {
+        self.tidy_links();
+        if !self.hooks.has_links() || !std::mem::replace(&mut self.is_alone, true) {
+            self.tidy_filters();
+        }
+    }
+
+    fn tidy_links(&self) {
         let used: BTreeSet<String> = self.of.values().map(u32::to_string).collect();
         let names = fs::read_dir(&self.directory).into_iter().flatten().filter_map(Result::ok);
-        let is_used = |name: &OsStr| name.to_str().is_some_and(|name| used.contains(name));
+        let is_used =
+            |name: &OsStr| self.hooks.has_links() && name.to_str().is_some_and(|name| used.contains(name));
         for entry in names.filter(|entry| !is_used(&entry.file_name())) {
             if let Err(error) = fs::remove_file(entry.path()) {
                 warn!(%error, link = ?entry.file_name(), "could not take a program off an endpoint's device");
@@ -89,8 +102,24 @@ impl Backs {
         }
     }
 
+    fn tidy_filters(&self) {
+        let used: BTreeSet<u32> = self.of.values().copied().collect();
+        let found = self.hooks.filters().unwrap_or_else(|error| {
+            warn!(%error, "could not look for programs on endpoints' devices");
+            Vec::new()
+        });
+        for device in found.into_iter().filter(|device| self.hooks.has_links() || !used.contains(device)) {
+            if let Err(error) = self.hooks.remove_filter(device) {
+                warn!(%error, device, "could not take a program off an endpoint's device");
+            }
+        }
+    }
+
     /// Devices that have the program.
     pub(super) fn devices(&self) -> BTreeSet<u32> {
+        if !self.hooks.has_links() {
+            return self.hooks.filters().unwrap_or_default().into_iter().collect();
+        }
         let names = fs::read_dir(&self.directory).into_iter().flatten().filter_map(Result::ok);
         names.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
     }
@@ -123,18 +152,7 @@ impl Backs {
         if self.of.values().any(|index| *index == device.index) {
             return Ok(());
         }
-        let path = self.directory.join(device.index.to_string());
-        if let Ok(link) = sys::open(&path)
-            && sys::device_of(link.as_fd())? == device.index
-            && sys::link_update(link.as_fd(), self.program.as_fd()).is_ok()
-        {
-            return Ok(());
-        }
-        let draft = self.directory.join(format!("{}-new", device.index));
-        let _ = fs::remove_file(&draft);
-        let link = sys::link_device(self.program.as_fd(), device.index, INGRESS)?;
-        sys::pin(link.as_fd(), &draft)?;
-        fs::rename(&draft, &path)
+        self.hooks.put(device.index, &self.directory.join(device.index.to_string()), &self.program)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Keeper {
     outgrown: bool,
     /// When it may be asked again whether its table of flows fills.
     patient: Option<Instant>,
+    /// Hooks that were put right.
+    repaired: u64,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +135,7 @@ impl Keeper {
         }
     }
 
-    /// Puts it into force, and repairs it.
+    /// Puts it into force.
     pub fn enable(&mut self) {
         if let Layer::Up(edge) = &mut self.layer
             && let Err(error) = edge.enable()
@@ -142,12 +144,12 @@ impl Keeper {
         }
     }
 
-    /// Follows devices, addresses and routes as they come and go.
-    pub fn follow(&mut self) {
-        if let Layer::Up(edge) = &mut self.layer
-            && let Err(error) = edge.follow()
-        {
-            self.down(&error);
+    /// Follows devices, addresses and routes, and looks after hooks. Called several times a second.
+    pub fn watch(&mut self) {
+        let Layer::Up(edge) = &mut self.layer else { return };
+        match edge.watch() {
+            Ok(repaired) => self.repaired += repaired,
+            Err(error) => self.down(&error),
         }
     }
 
@@ -177,8 +179,10 @@ impl Keeper {
     pub fn report(&self) -> Option<Report> {
         match &self.layer {
             Layer::Off => None,
-            Layer::Up(edge) => Some(edge.report()),
-            Layer::Down { why, .. } => Some(Report { down: Some(why.clone()), ..Report::default() }),
+            Layer::Up(edge) => Some(Report { repaired: self.repaired, ..edge.report() }),
+            Layer::Down { why, .. } => {
+                Some(Report { down: Some(why.clone()), repaired: self.repaired, ..Report::default() })
+            }
         }
     }
 }

@@ -5,6 +5,8 @@
 
 mod backs;
 mod books;
+mod chosen;
+mod features;
 mod flows;
 mod grow;
 mod hooks;
@@ -15,6 +17,8 @@ mod monitor;
 mod network;
 mod object;
 mod pairs;
+mod report;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,29 +28,34 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData};
 use dataplane_ebpf::abi::{
-    self, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
+    self, COVERED, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
 };
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use self::backs::{BACKS, Backs, Change};
 use self::books::Books;
 pub use self::books::service_number;
+use self::chosen::Chosen;
 pub use self::flows::State;
 use self::flows::Sweeper;
 use self::grow::Mover;
-use self::hooks::{Hooks, Programs};
+use self::hooks::{Direction, Hooks, Mended, Programs};
+pub use self::hooks::{HookChoice, HookKind, Hung, probe};
 pub use self::keeper::Keeper;
 use self::maps::Maps;
 use self::monitor::Monitor;
 use self::network::{Device, Network};
 pub use self::object::{Capacity, flows_within};
-use self::object::{Object, broken, home};
+use self::object::{Object, home};
 pub use self::pairs::{Pair, read_flows};
+use self::report::Counters;
+pub use self::report::{DeviceState, Report, report_pinned};
+use self::xdp::Express;
+pub use self::xdp::{Mode, XdpState};
 use super::ebpf::{pins, sys};
-use super::{Applied, BackendError, Wanted};
+use super::{Applied, BackendError, Wanted, chain};
 use crate::desired::{Context, NodePorts, Pods};
 use crate::model::{Family, Problem};
 
@@ -55,67 +64,20 @@ use crate::model::{Family, Problem};
 pub struct Settings {
     /// Directory for pins, on a bpf file system.
     pub pin_dir: PathBuf,
+    /// How programs hang on devices.
+    pub hooks: HookChoice,
     /// Room in new maps.
     pub capacity: Capacity,
     /// Names of devices; `*` at the end stands for anything. Empty: those with a default route or the node's address.
     pub devices: Vec<String>,
     /// Whether packets go to the next hop past the host's stack.
     pub redirect: bool,
+    /// Which devices have frames dealt with before the stack.
+    pub xdp: Mode,
     /// Whether what endpoints here answer may come through the host's stack: nobody there gives it another source.
     pub trusts_stack: bool,
     /// Ports for masqueraded flows.
     pub ports: RangeInclusive<u16>,
-}
-
-/// What is in the kernel, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Why it does not work.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub down: Option<String>,
-    /// How packets go on: `redirect` or `stack`.
-    pub forwarding: String,
-    /// The devices.
-    pub devices: Vec<DeviceState>,
-    /// Devices behind which endpoints of this node are, with our program for what they answer.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub endpoint_devices: Vec<String>,
-    /// Names that `--devices` gives and no device has.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<String>,
-    /// Entries in the table of flows, two for each flow.
-    pub flow_entries: u64,
-    /// How many entries there is room for.
-    #[serde(default)]
-    pub flow_room: u64,
-    /// Event counts by name.
-    pub counters: BTreeMap<String, u64>,
-}
-
-impl Report {
-    /// What of the flags comes to nothing here.
-    pub fn problems(&self) -> Vec<Problem> {
-        let problem = |what: String| Problem::new("edge layer", "--devices", what);
-        let missing = self
-            .missing
-            .iter()
-            .map(|name| problem(format!("no device is called {name}, apart from the loopback")));
-        let nowhere = self.down.is_none() && self.devices.is_empty();
-        let nowhere =
-            nowhere.then(|| problem("it is on no device: nftables has all traffic from outside".to_owned()));
-        missing.chain(nowhere).collect()
-    }
-}
-
-/// How the hooks of a device stand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceState {
-    /// Its name.
-    pub device: String,
-    /// Whether programs hang on both of its hooks.
-    pub attached: bool,
 }
 
 /// Counts at a time when the table of flows had just been gone through.
@@ -137,6 +99,7 @@ pub struct Edge {
     hooks: Hooks,
     backs: Backs,
     programs: Programs,
+    express: Express,
     maps: Maps,
     books: Books,
     context: Context,
@@ -146,38 +109,57 @@ pub struct Edge {
     mover: Option<Mover>,
     /// What had come when the table was last gone through.
     load: Option<Load>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: Counters,
     in_force: bool,
     /// Whether programs look for flows in the table of before, too.
     moves: bool,
     /// When ways to endpoints were last looked for anew.
     followed: Instant,
+    chosen: Chosen,
+    /// Devices that programs cannot be put on, and why.
+    refused: BTreeMap<u32, String>,
+    /// When hooks were last looked at.
+    looked: Instant,
     /// What has been said of devices in the log.
     told: Vec<Problem>,
-    _object: Object,
+    object: Object,
+    /// Its number is in the programs' instructions.
+    _steps: MapData,
 }
+
+/// How often hooks are looked at: nobody tells when a program is put before ours.
+const LOOK: Duration = Duration::from_secs(2);
 
 impl Edge {
     /// Loads programs and empty maps. Nothing that is in force changes yet.
     pub fn open(settings: &Settings) -> Result<Self, BackendError> {
         let home = home(&settings.pin_dir);
         pins::make(&home)?;
-        let hooks = Hooks::new(&home)?;
+        let hooks = Hooks::new(&home, settings.hooks)?;
         let mut object = Object::load(&home, settings.capacity)?;
-        pin_steps(&mut object, &home)?;
+        let steps = pin_steps(&mut object, &home)?;
         let programs = Programs::of(&mut object)?;
-        let backs = Backs::new(&home, &mut object)?;
+        let backs = Backs::new(&home, hooks.for_backs(), &mut object)?;
         let maps = Maps::of(&mut object)?;
-        let monitor = Monitor::start(object.array(abi::EPOCH)?).map_err(BackendError::Network)?;
+        // What goes through the stack must have been seen by it.
+        let mode = if settings.redirect { settings.xdp } else { Mode::Off };
+        let express = Express::new(&home, &mut object, mode);
+        let epoch = object.array(abi::EPOCH)?;
+        let monitor =
+            Monitor::start(epoch, seed(), hooks.kind() == HookKind::Tc).map_err(BackendError::Network)?;
         let sweeper = Sweeper::start(flows::open(&home)?).map_err(BackendError::Network)?;
         Ok(Self {
             network: network::read().map_err(BackendError::Network)?,
-            counters: counters(object.take(abi::EDGE_COUNTERS)?)?,
+            counters: Counters::of(object.take(abi::EDGE_COUNTERS)?)?,
+            chosen: Chosen::new(&settings.devices),
+            refused: BTreeMap::new(),
+            looked: Instant::now(),
             settings: settings.clone(),
             home,
             hooks,
             backs,
             programs,
+            express,
             maps,
             books: Books::new(seed()),
             context: Context::default(),
@@ -189,7 +171,8 @@ impl Edge {
             moves: false,
             followed: Instant::now(),
             told: Vec::new(),
-            _object: object,
+            object,
+            _steps: steps,
         })
     }
 
@@ -197,6 +180,7 @@ impl Edge {
     pub fn surround(&mut self, context: &Context) -> bool {
         let is_new = self.context != *context;
         self.context = context.clone();
+        self.choose();
         is_new
     }
 
@@ -253,36 +237,77 @@ impl Edge {
 
     /// Devices that have our programs, or will at once.
     fn covered(&self) -> BTreeSet<u32> {
-        self.chosen().iter().map(|device| device.index).collect()
+        let devices = self.chosen.devices().iter().map(|device| device.index);
+        devices.filter(|index| !self.refused.contains_key(index)).collect()
     }
 
-    /// Puts the programs behind the devices' hooks, and says what is the same for all flows.
+    /// Puts the programs on the devices' hooks, and says what is the same for all flows.
     pub fn enable(&mut self) -> Result<(), BackendError> {
         self.moves = grow::aside(&self.home).exists() && !self.mover.as_ref().is_some_and(Mover::is_done);
+        self.choose();
         self.describe()?;
-        let chosen = self.chosen();
-        let indexes: Vec<(u32, u32)> = chosen.iter().map(|device| (device.index, 1)).collect();
-        self.maps.set_devices(&indexes)?;
-        self.back()?;
-        for device in &chosen {
-            self.hooks.put(device, &self.programs)?;
-        }
+        self.hang()?;
         if !self.in_force {
             settle_steps(&self.home)?;
-            let names: Vec<&str> = chosen.iter().map(|device| &*device.name).collect();
-            info!(devices = names.join(","), redirect = self.settings.redirect, "the edge layer is in force");
+            let names: Vec<&str> = self.chosen.devices().iter().map(|device| &*device.name).collect();
+            let (devices, hook) = (names.join(","), self.hooks.kind().as_str());
+            info!(devices, hook, redirect = self.settings.redirect, "the edge layer is in force");
         }
         self.in_force = true;
         if self.mover.is_none() {
             self.mover = Mover::start(&self.home)?;
         }
         self.tell();
-        for device in self.hooks.devices() {
-            if indexes.iter().all(|(index, _)| *index != device) {
-                self.hooks.remove(device)?;
+        let found = self.hooks.devices()?;
+        let is_chosen = |index| self.chosen.devices().iter().any(|device| device.index == index);
+        found.into_iter().filter(|index| !is_chosen(*index)).try_for_each(|index| self.hooks.remove(index))
+    }
+
+    fn choose(&mut self) -> bool {
+        let own = [Family::V4, Family::V6].map(|family| self.context.family(family).primary);
+        let own: Vec<IpAddr> = own.into_iter().flatten().collect();
+        self.chosen.update(&self.network, &own, Instant::now())
+    }
+
+    /// Puts the programs on all devices. One that takes none is no reason to serve at none.
+    fn hang(&mut self) -> Result<(), BackendError> {
+        self.express.look(self.chosen.devices());
+        self.cover()?;
+        self.back()?;
+        let (mut refused, mut first) = (BTreeMap::new(), None);
+        for device in self.chosen.devices() {
+            match self.hooks.put(device, &self.programs) {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    refused.insert(device.index, chain(&error));
+                    first.get_or_insert(error);
+                }
             }
         }
+        let is_new = self.refused != refused;
+        self.refused = refused;
+        match first {
+            Some(error) if self.refused.len() == self.chosen.devices().len() => Err(error),
+            _ if is_new => self.cover().and_then(|()| self.back()).and_then(|()| self.hang_before()),
+            _ => self.hang_before(),
+        }
+    }
+
+    /// Puts the programs for frames on devices that have the others.
+    fn hang_before(&mut self) -> Result<(), BackendError> {
+        let covered = self.covered();
+        let devices = self.chosen.devices().iter().filter(|device| covered.contains(&device.index));
+        if self.express.put(&devices.cloned().collect::<Vec<_>>())? {
+            self.cover()?;
+        }
         Ok(())
+    }
+
+    /// Says by which devices answers may leave, for they are translated back there, and which take frames.
+    fn cover(&self) -> Result<(), BackendError> {
+        let flags = |index: u32| (index, COVERED | self.express.flags(index));
+        self.maps.set_devices(&self.covered().into_iter().map(flags).collect::<Vec<_>>())
     }
 
     /// Logs what is wrong with the flags, when it has become so.
@@ -296,26 +321,38 @@ impl Edge {
         self.told = problems;
     }
 
-    /// Follows devices, addresses and routes as they come and go. Cheap as long as nothing changes.
-    pub fn follow(&mut self) -> Result<(), BackendError> {
-        if self.monitor.take_devices() && self.look_again() && self.in_force {
-            return self.enable();
+    /// Follows devices, addresses and routes as they come and go, and looks after hooks. Cheap as long as nothing changes.
+    /// Returns how many hooks had to be put right.
+    pub fn watch(&mut self) -> Result<u64, BackendError> {
+        let is_new = self.monitor.take_devices() && self.reread();
+        if !self.in_force {
+            return Ok(0);
         }
+        let is_due = self.looked.elapsed() >= LOOK;
+        if is_new || is_due && self.choose() {
+            self.enable()?;
+        }
+        self.follow()?;
+        if !is_due && !self.monitor.take_filters() {
+            return Ok(0);
+        }
+        self.looked = Instant::now();
+        self.mend()
+    }
+
+    /// Follows routes to endpoints, and what is brought to a bigger table.
+    fn follow(&mut self) -> Result<(), BackendError> {
         if self.moves && self.mover.as_ref().is_some_and(Mover::is_done) {
             self.moves = false;
             self.sweeper.look_soon();
             self.describe()?;
             let path = grow::aside(&self.home);
-            return grow::forget(&self.home).map_err(|source| BackendError::Pin {
-                deed: "remove",
-                path,
-                source,
-            });
+            grow::forget(&self.home).map_err(|source| BackendError::Pin { deed: "remove", path, source })?;
         }
         // Where routes come and go by the hundred, each of them is not worth a look.
-        if self.in_force && self.followed.elapsed() >= ROUTES && self.monitor.take_routes() {
+        if self.followed.elapsed() >= ROUTES && self.monitor.take_routes() {
             self.followed = Instant::now();
-            return self.back();
+            self.back()?;
         }
         Ok(())
     }
@@ -328,7 +365,8 @@ impl Edge {
             return None;
         }
         let (round, entries) = self.sweeper.counted();
-        let [opened, refused] = [EdgeCounter::Opened, EdgeCounter::TableFull].map(|event| self.count(event));
+        let [opened, refused] =
+            [EdgeCounter::Opened, EdgeCounter::TableFull].map(|event| self.counters.get(event));
         let before = self.load.filter(|load| load.round == round).unwrap_or(Load { round, opened, refused });
         self.load = Some(before);
         let used = entries + 2 * opened.saturating_sub(before.opened);
@@ -341,15 +379,10 @@ impl Edge {
         Some(flows.saturating_mul(factor).min(most))
     }
 
-    fn count(&self, counter: EdgeCounter) -> u64 {
-        self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
-    }
-
-    /// Whether devices or addresses are not what they were.
-    fn look_again(&mut self) -> bool {
+    fn reread(&mut self) -> bool {
         match network::read() {
             Ok(network) => {
-                let is_new = self.network != network;
+                let is_new = self.network != network || self.express.disturbed();
                 self.network = network;
                 is_new
             }
@@ -360,22 +393,57 @@ impl Edge {
         }
     }
 
+    /// Puts right what others have done to hooks.
+    fn mend(&mut self) -> Result<u64, BackendError> {
+        if !self.refused.is_empty() {
+            self.hang()?;
+            self.tell();
+        }
+        let (mut repaired, mut refused) = (0, BTreeMap::new());
+        for device in self.chosen.devices() {
+            for direction in Direction::BOTH.into_iter().rev() {
+                if self.refused.contains_key(&device.index) {
+                    continue;
+                }
+                let done = self.hooks.mend(device, direction, &mut self.programs, &mut self.object);
+                match done {
+                    Ok(Mended::Nothing) => {}
+                    Ok(mended) => {
+                        repaired += 1;
+                        warn!(device = device.name, side = direction.name(), "{}", mended.as_str());
+                    }
+                    Err(error) if is_gone(&error) => {}
+                    Err(error) => drop(refused.insert(device.index, chain(&error))),
+                }
+            }
+        }
+        if !refused.is_empty() {
+            self.refused.extend(refused);
+            self.cover()?;
+            self.back()?;
+            self.tell();
+        }
+        Ok(repaired)
+    }
+
     /// Devices, and counts.
     pub fn report(&self) -> Report {
         let state = |device: &Device| DeviceState {
-            device: device.name.clone(),
-            attached: self.hooks.stand(device.index),
+            why_not: self.refused.get(&device.index).cloned(),
+            hook: Some(self.hooks.kind()),
+            xdp: self.express.state(device.index),
+            ..DeviceState::read(&self.home, device)
         };
-        let count = |counter: EdgeCounter| (counter.name().to_owned(), self.count(counter));
         Report {
             down: None,
             forwarding: if self.settings.redirect { "redirect" } else { "stack" }.to_owned(),
-            devices: self.chosen().iter().map(state).collect(),
+            devices: self.chosen.devices().iter().map(state).collect(),
             endpoint_devices: self.endpoint_devices(),
-            missing: self.missing(),
+            repaired: 0,
+            missing: self.chosen.missing(&self.network),
             flow_entries: self.sweeper.entries(),
             flow_room: self.sweeper.room().into(),
-            counters: EdgeCounter::ALL.into_iter().map(count).collect(),
+            counters: self.counters.read(),
         }
     }
 
@@ -429,7 +497,7 @@ impl Edge {
 
     /// The first address on a device of ours that others can reach.
     fn first_address(&self, family: Family) -> Option<IpAddr> {
-        let ours: BTreeSet<u32> = self.chosen().iter().map(|device| device.index).collect();
+        let ours: BTreeSet<u32> = self.chosen.devices().iter().map(|device| device.index).collect();
         let fits = |(device, address): &&(u32, IpAddr)| {
             ours.contains(device) && Family::of(*address) == family && !is_local(*address)
         };
@@ -441,37 +509,11 @@ impl Edge {
         let devices = self.network.devices.iter().filter(|device| with.contains(&device.index));
         devices.map(|device| device.name.clone()).collect()
     }
-
-    /// Names that were given and that no device has.
-    fn missing(&self) -> Vec<String> {
-        let devices = self.network.devices.iter().filter(|device| !device.is_loopback);
-        let is_missing = |pattern: &&String| !devices.clone().any(|device| fits(pattern, &device.name));
-        self.settings.devices.iter().filter(is_missing).cloned().collect()
-    }
-
-    /// Devices that should have our programs.
-    fn chosen(&self) -> Vec<Device> {
-        let own: Vec<IpAddr> = [Family::V4, Family::V6]
-            .into_iter()
-            .filter_map(|family| self.context.family(family).primary)
-            .collect();
-        let has_own = |index: u32| {
-            self.network.addresses.iter().any(|(device, address)| *device == index && own.contains(address))
-        };
-        let leads_out = |device: &&Device| {
-            if self.settings.devices.is_empty() {
-                return self.network.defaults.contains(&device.index) || has_own(device.index);
-            }
-            self.settings.devices.iter().any(|pattern| fits(pattern, &device.name))
-        };
-        let devices = self.network.devices.iter().filter(|device| !device.is_loopback);
-        devices.filter(leads_out).cloned().collect()
-    }
 }
 
-/// Whether a name fits a pattern with a `*` at its end, or without.
-fn fits(pattern: &str, name: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+/// Whether a device has gone. The kernel will tell, or has told already.
+fn is_gone(error: &BackendError) -> bool {
+    matches!(error, BackendError::Device { source, device: _ } if source.raw_os_error() == Some(libc::ENODEV))
 }
 
 /// Addresses that mean something on one cable only.
@@ -482,7 +524,7 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// A number that generations of this daemon begin with, far from those of the one before: milliseconds since the machine
+/// A number that generations and epochs of this daemon begin with, far from those of the one before: milliseconds since the machine
 /// was started.
 fn seed() -> u32 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
@@ -490,13 +532,14 @@ fn seed() -> u32 {
 }
 
 /// A map of programs is emptied when the last who holds it goes, unless it has a name.
-fn pin_steps(object: &mut Object, home: &Path) -> Result<(), BackendError> {
+fn pin_steps(object: &mut Object, home: &Path) -> Result<MapData, BackendError> {
     let path = home.join("STEPS-new");
     pins::remove(&path)?;
     let Map::ProgramArray(data) = object.take(abi::STEPS)? else {
         return Err(BackendError::Missing(abi::STEPS));
     };
-    sys::pin(data.fd().as_fd(), &path).map_err(|source| BackendError::Pin { deed: "make", path, source })
+    sys::pin(data.fd().as_fd(), &path).map_err(|source| BackendError::Pin { deed: "make", path, source })?;
+    Ok(data)
 }
 
 /// The programs of the daemon before are not needed any more.
@@ -509,75 +552,20 @@ fn settle_steps(home: &Path) -> Result<(), BackendError> {
     })
 }
 
-fn counters(map: Map) -> Result<PerCpuArray<MapData, u64>, BackendError> {
-    PerCpuArray::try_from(map).map_err(|error| broken(abi::EDGE_COUNTERS, "open", error))
-}
-
 /// Takes everything of this layer away. Returns how many pins there were.
 pub fn remove_all(pin_dir: &Path) -> Result<usize, BackendError> {
-    pins::remove(&home(pin_dir))
+    let home = home(pin_dir);
+    Ok(hooks::remove_all(&home)? + pins::remove(&home)?)
 }
 
 /// Takes its programs off all devices.
 fn remove_hooks(pin_dir: &Path) -> Result<usize, BackendError> {
     let home = home(pin_dir);
-    Ok(pins::remove(&home.join("links"))? + pins::remove(&home.join(BACKS))?)
+    Ok(hooks::remove_programs(&home)? + pins::remove(&home.join(BACKS))?)
 }
 
 impl fmt::Debug for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Edge").field("in_force", &self.in_force).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(devices: &[&str], missing: &[&str], down: Option<&str>, said: &[&str]) {
-        let state = |device: &&str| DeviceState { device: (*device).to_owned(), attached: true };
-        let report = Report {
-            down: down.map(str::to_owned),
-            devices: devices.iter().map(state).collect(),
-            missing: missing.iter().map(|name| (*name).to_owned()).collect(),
-            ..Report::default()
-        };
-        let found: Vec<String> = report.problems().iter().map(ToString::to_string).collect();
-        assert_eq!(found, said);
-    }
-
-    #[test]
-    fn names_of_no_device_and_a_layer_on_no_device_are_problems() {
-        let nowhere = "edge layer: --devices: it is on no device: nftables has all traffic from outside";
-        check(&["eth0"], &[], None, &[]);
-        check(
-            &["eth0"],
-            &["bond*"],
-            None,
-            &["edge layer: --devices: no device is called bond*, apart from the loopback"],
-        );
-        check(
-            &[],
-            &["eth9"],
-            None,
-            &["edge layer: --devices: no device is called eth9, apart from the loopback", nowhere],
-        );
-        check(&[], &[], None, &[nowhere]);
-        check(&[], &[], Some("no programs"), &[]);
-    }
-
-    #[test]
-    fn a_star_at_the_end_stands_for_anything() {
-        for (pattern, name, expected) in [
-            ("eth0", "eth0", true),
-            ("eth0", "eth01", false),
-            ("eth*", "eth01", true),
-            ("eth*", "eth", true),
-            ("*", "lan", true),
-            ("e*0", "eth0", false),
-        ] {
-            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
-        }
     }
 }

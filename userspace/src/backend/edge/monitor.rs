@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use aya::maps::{Array, MapData};
 use dataplane_ebpf::abi::NO_EPOCH;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -18,51 +19,73 @@ use tracing::warn;
 
 /// `RTMGRP_LINK`, `RTMGRP_NEIGH`, and addresses and routes of both families.
 const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400;
+/// `RTMGRP_TC`.
+const FILTERS: u32 = 0x8;
+/// `RTM_NEWQDISC` to `RTM_GETTFILTER`, and of chains.
+const OF_FILTERS: [RangeInclusive<u16>; 2] = [36..=46, 100..=102];
 /// Largest message.
 const PIECE: usize = 1 << 16;
 /// Room for what is not read yet.
 const ROOM: u32 = 1 << 20;
 
 /// A thread that listens, in the network namespace in which it was started.
-#[derive(Debug)]
 pub(super) struct Monitor {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     devices: AtomicBool,
     routes: AtomicBool,
+    filters: AtomicBool,
     ended: AtomicBool,
+    /// Kept open where nobody listens any more: its number is in the programs' instructions.
+    epoch: OnceLock<Array<MapData, u32>>,
 }
 
-/// What a message means for next hops.
+/// What a message means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct News {
     hops: bool,
     routes: bool,
+    /// Devices or addresses may have changed.
     devices: bool,
+    /// What hangs on devices as filters may have changed.
+    filters: bool,
 }
 
-/// It may be anything.
-const EVERYTHING: News = News { hops: true, routes: true, devices: true };
+impl News {
+    /// What a message means that cannot be read, or was lost.
+    const ALL: Self = Self { hops: true, routes: true, devices: true, filters: true };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            hops: self.hops || other.hops,
+            routes: self.routes || other.routes,
+            devices: self.devices || other.devices,
+            filters: self.filters || other.filters,
+        }
+    }
+}
 
 /// Hardware addresses, by device and neighbour.
 #[derive(Debug, Default)]
 struct Neighbours(BTreeMap<(u32, String), Vec<u8>>);
 
 impl Monitor {
-    /// Begins to listen. From then on nothing is missed.
-    pub(super) fn start(mut epoch: Array<MapData, u32>) -> io::Result<Self> {
+    /// Begins to listen, also to changes of filters if that is asked for. From then on nothing is missed. The first epoch is none that
+    /// flows may remember from an earlier daemon: nobody has listened in between.
+    pub(super) fn start(mut epoch: Array<MapData, u32>, first: u32, filters: bool) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, GROUPS))?;
+        socket.bind(&SocketAddr::new(0, if filters { GROUPS | FILTERS } else { GROUPS }))?;
         socket.set_rx_buf_sz(ROOM)?;
         let shared = Arc::new(Shared::default());
-        raise(&mut epoch);
+        begin(&mut epoch, first);
         let own = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("sluice-routes".to_owned())
-            .spawn(move || listen(&socket, &mut epoch, &own))?;
+        thread::Builder::new().name("sluice-routes".to_owned()).spawn(move || {
+            listen(&socket, &mut epoch, &own);
+            let _ = own.epoch.set(epoch);
+        })?;
         Ok(Self { shared })
     }
 
@@ -74,6 +97,11 @@ impl Monitor {
     /// The same of routes.
     pub(super) fn take_routes(&self) -> bool {
         self.shared.routes.swap(false, Ordering::Relaxed)
+    }
+
+    /// The same of what hangs on devices as filters.
+    pub(super) fn take_filters(&self) -> bool {
+        self.shared.filters.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -91,10 +119,11 @@ fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
         let news = match socket.recv(&mut &mut buffer[..], 0) {
             Ok(length) => read(buffer.get(..length).unwrap_or_default(), &mut neighbours),
             // More happened than there was room for.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => EVERYTHING,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => News::ALL,
             Err(error) => {
                 warn!(%error, "cannot listen to changes of routes any more; next hops are looked up anew each time");
-                return drop(epoch.set(0, NO_EPOCH, 0));
+                let _ = epoch.set(0, NO_EPOCH, 0);
+                return;
             }
         };
         if news.hops {
@@ -106,11 +135,18 @@ fn listen(socket: &Socket, epoch: &mut Array<MapData, u32>, shared: &Shared) {
         if news.devices {
             shared.devices.store(true, Ordering::Relaxed);
         }
+        if news.filters {
+            shared.filters.store(true, Ordering::Relaxed);
+        }
     }
 }
 
 fn raise(epoch: &mut Array<MapData, u32>) {
     let next = epoch.get(&0, 0).unwrap_or(NO_EPOCH).wrapping_add(1);
+    begin(epoch, next);
+}
+
+fn begin(epoch: &mut Array<MapData, u32>, next: u32) {
     let next = if next == NO_EPOCH { next + 1 } else { next };
     if let Err(error) = epoch.set(0, next, 0) {
         warn!(%error, "could not make flows forget their next hops");
@@ -120,24 +156,26 @@ fn raise(epoch: &mut Array<MapData, u32>) {
 fn read(mut bytes: &[u8], neighbours: &mut Neighbours) -> News {
     let mut all = News::default();
     while !bytes.is_empty() {
-        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else {
-            return EVERYTHING;
-        };
-        if let NetlinkPayload::InnerMessage(inner) = &message.payload {
-            let news = neighbours.news(inner);
-            all = News {
-                hops: all.hops || news.hops,
-                routes: all.routes || news.routes,
-                devices: all.devices || news.devices,
-            };
-        }
-        let used = (message.header.length as usize).next_multiple_of(4).max(1);
+        let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return News::ALL };
+        all = all.and(if OF_FILTERS.iter().any(|range| range.contains(&message.message_type())) {
+            News { filters: true, ..News::default() }
+        } else {
+            neighbours.told(bytes)
+        });
+        let used = (message.length() as usize).next_multiple_of(4).max(1);
         bytes = bytes.get(used..).unwrap_or_default();
     }
     all
 }
 
 impl Neighbours {
+    fn told(&mut self, bytes: &[u8]) -> News {
+        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else { return News::ALL };
+        // Nobody has asked anything, so there is nothing else.
+        let NetlinkPayload::InnerMessage(inner) = &message.payload else { return News::default() };
+        self.news(inner)
+    }
+
     fn news(&mut self, message: &RouteNetlinkMessage) -> News {
         if let RouteNetlinkMessage::NewNeighbour(neighbour) = message {
             return News { hops: self.learn(neighbour), ..News::default() };
@@ -148,9 +186,10 @@ impl Neighbours {
         }
         if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message {
             // Where routes come and go by the thousand, only those to everywhere say anything about devices.
-            return News { devices: route.header.destination_prefix_length == 0, ..EVERYTHING };
+            let devices = route.header.destination_prefix_length == 0;
+            return News { devices, filters: false, ..News::ALL };
         }
-        EVERYTHING
+        News { filters: false, ..News::ALL }
     }
 
     /// Whether a neighbour has another address than before, or none. That one has been heard of again is no news.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -34,6 +34,8 @@ pub(super) struct Device {
     pub(super) has_hardware_addresses: bool,
     /// It leads to this node itself.
     pub(super) is_loopback: bool,
+    /// No hardware is behind it: a cable, a bridge, a bond, a tunnel.
+    pub(super) is_software: bool,
 }
 
 fn connect() -> io::Result<Socket> {
@@ -134,7 +136,14 @@ fn device(link: &LinkMessage) -> Device {
         name: name.unwrap_or_default(),
         has_hardware_addresses: link.header.link_layer_type == LinkLayerType::Ether,
         is_loopback: link.header.link_layer_type == LinkLayerType::Loopback,
+        is_software: link.attributes.iter().any(has_kind),
     }
+}
+
+/// Whether it is of a kind that is made on demand.
+fn has_kind(attribute: &LinkAttribute) -> bool {
+    let LinkAttribute::LinkInfo(all) = attribute else { return false };
+    all.iter().any(|info| matches!(info, LinkInfo::Kind(_)))
 }
 
 /// The address on this side; of a cable between two it is not the one that has the attribute's usual name.

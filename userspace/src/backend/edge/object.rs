@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, ProgramArray};
-use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi;
 
@@ -18,6 +18,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ed
 
 /// Maps that outlive a daemon.
 const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
+/// The program for frames before the stack.
+const EXPRESS: &str = "edge_express";
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
 const STAYS: u32 = 131_072;
 /// Of how many answers in fragments, at once, the rest is expected.
@@ -109,9 +111,26 @@ impl Object {
         self.program(name)?.fd().map_err(|error| refused(name, error))
     }
 
+    /// Loads the program for frames before the stack, which some kernels may not take.
+    pub(super) fn express(&mut self) -> Result<OwnedFd, BackendError> {
+        let program = self.ebpf.program_mut(EXPRESS).ok_or(BackendError::Missing(EXPRESS))?;
+        let program: &mut Xdp = program.try_into().map_err(|_| BackendError::Missing(EXPRESS))?;
+        program.load().map_err(|error| refused(EXPRESS, error))?;
+        let fd = program.fd().map_err(|error| refused(EXPRESS, error))?;
+        fd.as_fd().try_clone_to_owned().map_err(|source| unkept(EXPRESS, source))
+    }
+
     /// A handle to a program that hangs on devices.
     pub(super) fn handle(&mut self, name: &'static str) -> Result<OwnedFd, BackendError> {
         self.fd(name)?.as_fd().try_clone_to_owned().map_err(|source| unkept(name, source))
+    }
+
+    /// The same program once more. Descriptors of maps are in its instructions, so all of these must still be open.
+    pub(super) fn copy(&mut self, name: &'static str) -> Result<OwnedFd, BackendError> {
+        // The one before lives on where it hangs, and with whoever has a handle to it.
+        self.program(name)?.unload().map_err(|error| refused(name, error))?;
+        self.load_program(name)?;
+        self.handle(name)
     }
 
     /// Takes a map out, to be written to.

@@ -550,6 +550,8 @@ fn found(socket: &mut Socket) -> Result<Vec<(Family, &'static str)>, BackendErro
 /// Tables of others that must see both directions of what this node forwards: those that filter it, and those that
 /// masquerade it. Of a flow whose first packet they have not seen they take an answer for a new flow.
 pub fn others_on_the_way() -> std::io::Result<Others> {
+    /// Those of kube-proxy, which looks at packets of its own Services only, and is on its way out.
+    const REPLACED: &str = "kube-proxy";
     /// `NF_INET_FORWARD` and `NF_INET_POST_ROUTING`.
     const FORWARD: u32 = 2;
     const POST_ROUTING: u32 = 4;
@@ -559,7 +561,7 @@ pub fn others_on_the_way() -> std::io::Result<Others> {
     {
         let mut find = |hook, kind| -> std::io::Result<Vec<String>> {
             let tables = kernel::tables_on(&mut socket, family, hook, kind)?;
-            let others = tables.into_iter().filter(|table| !NAMES.contains(&&**table));
+            let others = tables.into_iter().filter(|table| !NAMES.contains(&&**table) && table != REPLACED);
             Ok(others.map(|table| format!("{word} {table}")).collect())
         };
         others.filters.extend(find(FORWARD, None)?);
