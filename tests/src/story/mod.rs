@@ -41,6 +41,12 @@ pub trait Dataplane {
     /// Whether flows to ClusterIPs that nobody has vanish as soon as a range is known.
     fn drops_unallocated(&self) -> bool;
 
+    /// Calls by sockets of the node and of a pod there, held against a plan: what is not as it says. A dataplane without
+    /// anything at sockets has nothing to tell.
+    fn calls(&mut self, _node: &Node, _plan: &Plan) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Whether endpoints on the node see who comes from outside, also where a plan lets a dataplane hide that.
     fn shows_clients(&self) -> bool {
         false

@@ -4,6 +4,7 @@
 
 mod affinity;
 mod bad_input;
+mod calls;
 mod change;
 mod cleanup;
 mod clusterip;

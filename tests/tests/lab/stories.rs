@@ -9,12 +9,16 @@ use lab::story::{Dataplane, Scene, Story};
 use lab::{Daemon, Lab, Manifests, Node, Settings};
 use serde_json::Value;
 
+use crate::calls;
+
 /// The daemon, with a folder of manifests.
 struct Sluice {
     manifests: Manifests,
     daemon: Option<Daemon>,
     /// The flag that asks for the edge layer.
     edge: Option<&'static str>,
+    /// How often sockets have called.
+    calls: usize,
 }
 
 /// What goes with it: the node's devices at the crossroads, but for the one to its pods.
@@ -29,7 +33,7 @@ const OTHERWISE: [(&str, &str); 1] =
 
 impl Sluice {
     fn new(lab: &Lab, edge: Option<&'static str>) -> Result<Self> {
-        Ok(Self { manifests: Manifests::at(lab.folder().join("manifests"))?, daemon: None, edge })
+        Ok(Self { manifests: Manifests::at(lab.folder().join("manifests"))?, daemon: None, edge, calls: 0 })
     }
 
     fn folder(&self) -> Result<&str> {
@@ -72,6 +76,22 @@ impl Dataplane for Sluice {
 
     fn drops_unallocated(&self) -> bool {
         true
+    }
+
+    fn calls(&mut self, node: &Node, plan: &Plan) -> Result<Vec<String>> {
+        let is_asleep = std::env::var("SLUICE_DATAPLANE").is_ok_and(|choice| choice == "nftables");
+        if is_asleep && self.edge.is_none() {
+            return Ok(Vec::new());
+        }
+        self.calls += 1;
+        let pod = node.pod(&format!("caller-{}", self.calls))?;
+        let of_node = calls::contradictions(&node.place(), plan, |from| &from.node)?;
+        let of_pod = calls::contradictions(&pod.place(), plan, |from| &from.pod)?;
+        let say = |who: &str, wrong: Vec<String>| {
+            wrong.into_iter().map(move |one| format!("{who}: {one}")).collect()
+        };
+        let both: [Vec<String>; 2] = [say("a socket of the node", of_node), say("a socket of a pod", of_pod)];
+        Ok(both.concat())
     }
 
     fn shows_clients(&self) -> bool {

@@ -6,6 +6,7 @@
 //! send ADDRESS                one datagram
 //! write                       one datagram, to wherever the socket is connected
 //! peername
+//! whither KIND ADDRESS        opens a socket and connects it, and does not wait; where the kernel says it leads
 //! inject ADDRESS              a datagram from ADDRESS to the socket; who it says it is from
 //! ```
 
@@ -14,10 +15,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, getsockname,
     send, sendto, socket,
 };
+use nix::sys::stat::fstat;
 
 use crate::exchange::name_of;
 
@@ -37,6 +41,10 @@ fn act(held: &mut Option<OwnedFd>, verb: &str, object: &str) -> Result<String> {
         *held = Some(open(object)?);
         return Ok("ok".to_owned());
     }
+    if verb == "whither" {
+        let (kind, to) = object.split_once(' ').ok_or_else(|| Error::other("whither KIND ADDRESS"))?;
+        return whither(kind, &address(to)?);
+    }
     let Some(held) = held else { return Err(Error::other("no socket is open")) };
     match verb {
         "connect" => connect(held.as_raw_fd(), &address(object)?)?,
@@ -47,6 +55,34 @@ fn act(held: &mut Option<OwnedFd>, verb: &str, object: &str) -> Result<String> {
         _ => return Err(Error::other("no such verb")),
     }
     Ok("ok".to_owned())
+}
+
+fn whither(kind: &str, to: &SockaddrStorage) -> Result<String> {
+    let made = open(kind)?;
+    fcntl(&made, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    match connect(made.as_raw_fd(), to) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let inode = fstat(&made)?.st_ino.to_string();
+    let table = std::fs::read_to_string(format!("/proc/self/net/{}", kind.trim_end_matches('4')))?;
+    // Columns of /proc/net/tcp: place, own address, the other's, ..., and in the tenth the inode.
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut found =
+        rows.filter(|row| row.get(9) == Some(&inode.as_str())).filter_map(|row| remote(row.get(2)?));
+    found.next().map(|to| to.to_string()).ok_or_else(|| Error::other("not in the table"))
+}
+
+/// Reads an address of these tables: words as the machine stores them, in hexadecimal digits, and the port.
+fn remote(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let words: Vec<[u8; 4]> = (0..address.len()).step_by(8).map(word).collect::<Option<_>>()?;
+    let ip: IpAddr = match *words.as_slice() {
+        [v4] => Ipv4Addr::from(v4).into(),
+        [..] => Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// The first try may only report that nobody listened to an earlier datagram.
