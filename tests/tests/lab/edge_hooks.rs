@@ -1,6 +1,7 @@
 //! The edge layer's programs among those of others on a device, and what becomes of them when somebody interferes.
 
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 
 use anyhow::ensure;
@@ -449,6 +450,17 @@ fn devices_that_flap_are_renamed_and_made_again_harm_no_connection_through_other
     }
 }
 
+/// Asks over a connection some more times.
+fn go_on(connection: &mut BufReader<TcpStream>) {
+    for _ in 0..10 {
+        connection.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.get_mut().write_all(b"still\n").unwrap();
+        let mut line = String::new();
+        connection.read_line(&mut line).unwrap();
+        assert!(line.contains("still"), "{line:?}");
+    }
+}
+
 /// The device that all comes by. Nobody has named it, and its routes go with each flap.
 #[test]
 fn connections_outlive_a_flap_of_their_device() {
@@ -460,9 +472,13 @@ fn connections_outlive_a_flap_of_their_device() {
         gate.web(&[&gate.here, &gate.there]);
         gate.wait_served();
         let [to, _] = gate.node_ports();
-        let kept = Pace { keep: true, workers: 6, rate: 100.0, ..Pace::default() };
-        let load = Load::start(&gate.asker.place(), Protocol::Tcp, to, kept).unwrap();
-        load.more(30).unwrap();
+        // Patient ones: the device is down for as long as the daemon takes to hear of it.
+        let mut all: Vec<BufReader<TcpStream>> = gate
+            .asker
+            .netns()
+            .run(|| (0..6).map(|_| Ok(BufReader::new(TcpStream::connect(to)?))).collect())
+            .unwrap();
+        all.iter_mut().for_each(go_on);
         let (netns, v4) = (gate.stage.node.netns(), gate.stage.node.v4());
         for _ in 0..3 {
             batch(netns, "link set wire down\n").unwrap();
@@ -479,10 +495,8 @@ fn connections_outlive_a_flap_of_their_device() {
                 "route replace 10.0.0.254 dev wire src {v4}\nroute replace default via 10.0.0.254 src {v4}\n"
             );
             batch(netns, &routes).unwrap();
-            load.more(30).unwrap();
+            all.iter_mut().for_each(go_on);
         }
-        let end = load.stop().unwrap();
-        assert_eq!(end.failed, 0, "{end:?}");
         assert_eq!(gate.repaired(), 0);
         daemon.no_errors().unwrap();
     }
@@ -533,4 +547,32 @@ fn answers_of_endpoints_here_are_taken_by_filters_too() {
     assert!(gate.stage.node.sluice(&["cleanup"]).unwrap().status.success());
     assert!(!shown("qdisc").contains("clsact"), "{}", shown("qdisc"));
     third.no_errors().unwrap();
+}
+
+/// A card may stop for a moment whenever its program for frames is put on it.
+#[test]
+fn filters_leave_the_program_for_frames_where_it_is() {
+    let gate = Gate::new();
+    let daemon = gate.serving(&["--edge=tc", "--forwarding=redirect", "--xdp=native"]);
+    let index = gate.stage.node.netns().run(|| Ok(nix::net::if_::if_nametoindex(WIRE)?)).unwrap();
+    let link = || {
+        let homes = std::fs::read_dir(gate.stage.node.pin_dir()).unwrap().flatten();
+        let pins = homes.map(|home| home.path().join(format!("links/{index}-xdp")));
+        let found = pins.filter_map(|pin| std::fs::metadata(pin).ok()).next();
+        found.map(|pin| std::os::unix::fs::MetadataExt::ino(&pin))
+    };
+    let before = link();
+    assert!(before.is_some(), "{:#}", gate.edge());
+    // Everything is put once more when the network has changed.
+    for address in ["10.77.0.1/24", "10.77.0.2/24"] {
+        batch(gate.stage.node.netns(), &format!("addr add {address} dev lo\n")).unwrap();
+        let since = std::time::Instant::now();
+        wait::until("the daemon to hear of it", PATIENCE, || {
+            ensure!(since.elapsed().as_millis() > 500, "not yet");
+            Ok(())
+        })
+        .unwrap();
+    }
+    assert_eq!(link(), before, "{:#}", gate.edge());
+    daemon.no_errors().unwrap();
 }

@@ -11,7 +11,7 @@ use super::flows;
 use super::hooks::{self, Direction, HookKind, Hung};
 use super::network::{self, Device};
 use super::object::{broken, home};
-use super::xdp::XdpState;
+use super::xdp::{self, XdpState};
 use crate::backend::BackendError;
 use crate::model::Problem;
 
@@ -98,7 +98,7 @@ impl DeviceState {
             device: device.name.clone(),
             attached: has_ours(&ingress) && has_ours(&egress),
             why_not: None,
-            xdp: XdpState::default(),
+            xdp: xdp::state_pinned(home, device.index),
             hook: ingress.iter().chain(&egress).find(|program| program.ours).map(|program| program.hook),
             first: is_first(&ingress) && is_first(&egress),
             ingress,

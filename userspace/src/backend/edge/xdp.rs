@@ -231,6 +231,13 @@ impl Express {
     }
 }
 
+/// How a device stands as far as a pin tells it, also without a daemon: whether it takes frames only the programs know.
+pub(super) fn state_pinned(home: &Path, device: u32) -> XdpState {
+    let link = sys::open(&home.join("links").join(format!("{device}{SUFFIX}")));
+    let is_on = link.is_ok_and(|link| sys::device_of(link.as_fd()).is_ok_and(|found| found == device));
+    if is_on { XdpState::Native } else { XdpState::Off }
+}
+
 /// What a link's name ends with.
 const SUFFIX: &str = "-xdp";
 

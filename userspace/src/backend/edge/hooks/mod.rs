@@ -263,7 +263,7 @@ impl Hooks {
     }
 
     fn remove_links(&self, device: u32) -> Result<(), BackendError> {
-        remove_links(&self.directory, |index| index == device).map(drop)
+        remove_links(&self.directory, |index, what| index == device && is_hook(what)).map(drop)
     }
 
     /// Devices that have programs of this layer.
@@ -357,9 +357,14 @@ fn pinned(directory: &Path) -> Vec<(u32, String)> {
     names.filter_map(name).filter_map(split).collect()
 }
 
+/// Whether a pin is that of a link on one of these hooks. Programs for frames have theirs here, too.
+fn is_hook(what: &str) -> bool {
+    Direction::BOTH.iter().any(|direction| what.starts_with(direction.name()))
+}
+
 /// Devices of this network namespace that have programs of this layer.
 fn hooked(directory: &Path) -> Result<BTreeSet<u32>, BackendError> {
-    let links = pinned(directory).into_iter().filter(|(_, what)| what != MADE).map(|(device, _)| device);
+    let links = pinned(directory).into_iter().filter(|(_, what)| is_hook(what)).map(|(device, _)| device);
     Ok(links.chain(tc::devices(Role::Edge).map_err(BackendError::Network)?).collect())
 }
 
@@ -411,13 +416,13 @@ pub(super) fn remove_programs(home: &Path) -> Result<usize, BackendError> {
                 .map_err(|source| BackendError::Device { device: device.to_string(), source })?;
         }
     }
-    remove_links(&directory, |_| true)
+    remove_links(&directory, |_, what| what != MADE)
 }
 
 /// Removes links, first those of what translates forth: `in` comes before `out`.
-fn remove_links(directory: &Path, is_meant: impl Fn(u32) -> bool) -> Result<usize, BackendError> {
+fn remove_links(directory: &Path, is_meant: impl Fn(u32, &str) -> bool) -> Result<usize, BackendError> {
     let mut links = pinned(directory);
-    links.retain(|(device, what)| what != MADE && is_meant(*device));
+    links.retain(|(device, what)| is_meant(*device, what));
     links.sort();
     links.iter().map(|(device, what)| pins::remove(&directory.join(format!("{device}-{what}")))).sum()
 }
