@@ -9,8 +9,8 @@ use aya_ebpf::bindings::{
     bpf_fib_lookup__bindgen_ty_5 as Table,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_check_mtu, bpf_csum_level, bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_skb_pull_data,
+    bpf_check_mtu, bpf_csum_level, bpf_csum_update, bpf_fib_lookup, bpf_l4_csum_replace, bpf_redirect,
+    bpf_redirect_neigh, bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
 use dataplane_ebpf::abi::Address;

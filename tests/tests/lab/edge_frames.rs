@@ -12,6 +12,7 @@ use lab::link::batch;
 use lab::netns::Netns;
 use lab::process::Place;
 use lab::{Node, Pod, Protocol, wait};
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, recv, sendto,
     setsockopt, sockopt,
@@ -293,6 +294,14 @@ fn device(place: &Netns, name: &str) -> LinkAddr {
     unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) }.unwrap()
 }
 
+/// Of the node's device on the wire.
+fn hardware_address(node: &Node) -> [u8; 6] {
+    let all = || -> Result<Vec<InterfaceAddress>> { Ok(getifaddrs()?.collect()) };
+    let all = node.netns().run(all).unwrap();
+    let wire = all.iter().filter(|found| found.interface_name == "wire");
+    wire.filter_map(|found| found.address?.as_link_addr()?.addr()).next().expect("a device with an address")
+}
+
 /// A frame of the first packet of a connection, from the wire to the first node, with a tag or without.
 fn first_frame(town: &Town, from: u16, tag: Option<u16>) -> Vec<u8> {
     let node = node_port(&town.node, false);
@@ -304,8 +313,7 @@ fn first_frame(town: &Town, from: u16, tag: Option<u16>) -> Vec<u8> {
         .write(&mut packet, &[])
         .unwrap();
     let tag = tag.map(|number| [[0x81, 0], number.to_be_bytes()].concat()).unwrap_or_default();
-    // To everybody: the node takes it, whatever its address is.
-    [&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &tag, &[8, 0], &packet].concat()
+    [&hardware_address(&town.node)[..], &[2, 0, 0, 0, 0, 9], &tag, &[8, 0], &packet].concat()
 }
 
 /// Who is on the tagged network may be somebody else, with the same addresses.

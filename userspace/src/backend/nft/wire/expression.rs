@@ -182,10 +182,7 @@ impl Expression<'_> {
                 numbers(data, &[(1, 1), (2, *family), (3, address), (4, address), (5, port), (6, port)]);
                 data.number(7, NAT_ADDRESS_AND_PORT);
             }
-            Self::Masquerade { ports: None } => data.number(1, FULLY_RANDOM),
-            Self::Masquerade { ports: Some([first, last]) } => {
-                numbers(data, &[(1, FULLY_RANDOM | PORTS), (2, register(*first)), (3, register(*last))]);
-            }
+            Self::Masquerade { ports } => masquerade(data, *ports),
             Self::Update { set, key, timeout_millis } => {
                 numbers(data, &[(4, register(*key)), (3, UPDATE)]);
                 data.text(1, set);
@@ -248,6 +245,13 @@ pub(crate) const ANONYMOUS_MAP: &str = "__map%d";
 fn numbers(data: &mut Writer, list: &[(u16, u32)]) {
     for (kind, value) in list {
         data.number(*kind, *value);
+    }
+}
+
+fn masquerade(data: &mut Writer, ports: Option<[u32; 2]>) {
+    data.number(1, FULLY_RANDOM | if ports.is_some() { PORTS } else { 0 });
+    for (attribute, from) in (2..).zip(ports.iter().flatten()) {
+        data.number(attribute, register(*from));
     }
 }
 
