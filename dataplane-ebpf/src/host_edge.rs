@@ -286,7 +286,7 @@ pub struct HostPacket {
     pub tagged: bool,
     /// Its way on.
     pub way: Way,
-    /// Where its answers would leave.
+    /// Where it, or its answers, would leave.
     pub way_back: Option<u32>,
     /// Whether devices carry it whole.
     pub fits: bool,
@@ -366,7 +366,7 @@ impl Frame for HostPacket {
         self.leaves = Some((device, known));
     }
 
-    fn way_back(&self, _: &Header) -> Option<u32> {
+    fn leads(&self, _: &Header, _: &Address, _: &Address) -> Option<u32> {
         self.way_back
     }
 }

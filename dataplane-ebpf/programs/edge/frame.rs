@@ -269,9 +269,8 @@ impl Frame for Skb<'_> {
     }
 
     #[inline(always)]
-    fn way_back(&self, header: &Header) -> Option<u32> {
-        let (source, target) = (&header.source, &header.target);
-        let (found, params) = route(self.raw(), header.version, header.protocol, target, source);
+    fn leads(&self, header: &Header, from: &Address, to: &Address) -> Option<u32> {
+        let (found, params) = route(self.raw(), header.version, header.protocol, from, to);
         (found == FOUND || found == NO_NEIGHBOUR).then_some(params.ifindex)
     }
 }

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_redirect};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use dataplane_ebpf::abi::{FRAMES, FRAMES_BACK};
+use dataplane_ebpf::abi::{Address, FRAMES, FRAMES_BACK};
 use dataplane_ebpf::datapath::edge::checksum::{mend, mend_or_none, plus};
 use dataplane_ebpf::datapath::edge::frame::{Frame, Way};
 use dataplane_ebpf::datapath::edge::header::Header;
@@ -139,7 +139,7 @@ impl Frame for Xdp {
     }
 
     #[inline(always)]
-    fn way_back(&self, _: &Header) -> Option<u32> {
+    fn leads(&self, _: &Header, _: &Address, _: &Address) -> Option<u32> {
         None
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use dataplane_ebpf::abi::{FORWARD, MASQUERADE};
+use dataplane_ebpf::abi::{Address, FORWARD, MASQUERADE};
 use dataplane_ebpf::datapath::edge::header::Header;
 use dataplane_ebpf::datapath::edge::{
     Frame, Step, Verdict, Way, again, back, egress, error, fragment, ingress, open, recall, send,
@@ -74,8 +74,8 @@ impl Frame for Watched {
         self.packet.leave(device, known);
     }
 
-    fn way_back(&self, header: &Header) -> Option<u32> {
-        self.packet.way_back(header)
+    fn leads(&self, header: &Header, from: &Address, to: &Address) -> Option<u32> {
+        self.packet.leads(header, from, to)
     }
 }
 

@@ -91,6 +91,8 @@ fn an_endpoint_that_calls_itself_sees_the_node() {
 fn an_endpoint_here_whose_answers_would_leave_where_nobody_translates_them_is_left_to_the_packet_filter() {
     for kind in KINDS {
         for way_back in [None, Some(8)] {
+            let elsewhere = World { way_back, ..World::new(kind, &[There]) };
+            elsewhere.check_in(&kind.first((Client, 4000), (Vip, 80)), "left");
             let world = World { way_back, ..World::new(kind, &[Here]) };
             world.check_in(&kind.first((Client, 4000), (Vip, 80)), "left");
             assert_eq!((world.entries(), world.count(EdgeCounter::Left)), (0, 1));

@@ -1,4 +1,4 @@
-//! What stands on the stage: two nodes, pods, servers, clients, one daemon, and a copy of the manifests.
+//! What stands on the stage: two nodes, pods, servers, clients in a pod and outside, one daemon, and a copy of the manifests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use super::kernel::{Address, Kernel};
 use super::summary::Summary;
@@ -16,6 +17,8 @@ use crate::{Daemon, Lab, Load, Manifests, Node, Pace, Pod, Ports, Protocol, Serv
 /// Where the servers listen.
 const TCP: u16 = 8080;
 const UDP: u16 = 5353;
+/// Where `web` answers at the node.
+const NODE_PORT: u16 = 30_080;
 
 /// How long a server goes on with what it has after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
@@ -85,15 +88,18 @@ impl Scene {
         let lab = Lab::new()?;
         let nodes = [lab.node("node-1")?, lab.node("node-2")?];
         let [first, _] = &nodes;
+        let outside = lab.node("outside")?;
         let client = first.pod("client")?;
         let mut backends = Vec::new();
         for name in ["a", "b"] {
             backends.push(backend(first, name)?);
         }
         let manifests = copy(manifests, &first.folder().join("manifests"))?;
-        let daemon = first.daemon(Settings::folder(manifests.folder()).with(&["--dataplane=auto"]))?;
+        manifests.put("node.yaml", this_node(first))?;
+        let settings = Settings::folder(manifests.folder()).with(&["--dataplane=auto", "--edge=auto"]);
+        let daemon = first.daemon(settings)?;
         let kernel = Kernel::open(first.pin_dir())?;
-        let streams = streams(&client)?;
+        let streams = streams(&client, &outside, first)?;
         Ok(Self { backends, streams, changes: Vec::new(), daemon, manifests, kernel, nodes, _lab: lab })
     }
 
@@ -167,6 +173,14 @@ impl Scene {
     }
 }
 
+/// The Node that the daemon is on: its address is where node ports answer.
+fn this_node(node: &Node) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": node.name() },
+        "status": { "addresses": [{ "type": "InternalIP", "address": node.v4() }, { "type": "InternalIP", "address": node.v6() }] },
+    })
+}
+
 fn backend(node: &Node, name: &str) -> Result<Backend> {
     let pod = node.pod(name)?;
     let server = pod.serve_on(&Ports { tcp: vec![TCP], udp: vec![UDP], grace: GRACE })?;
@@ -196,8 +210,8 @@ fn copy(from: &Path, to: &Path) -> Result<Manifests> {
     Ok(manifests)
 }
 
-/// The clients: every protocol, both families.
-fn streams(client: &Pod) -> Result<Vec<Stream>> {
+/// The clients: every protocol, both families; in a pod, and outside.
+fn streams(client: &Pod, outside: &Node, node: &Node) -> Result<Vec<Stream>> {
     let web6: SocketAddr = "[fd00:10:96::10]:80".parse()?;
     let (web, dns, reports) =
         (Service::Web.address().at, Service::Dns.address().at, Service::Reports.address().at);
@@ -212,5 +226,14 @@ fn streams(client: &Pod) -> Result<Vec<Stream>> {
         let pace = Pace { limit: LIMIT, rate, workers: 2, keep: false };
         Ok(Stream { name, load: client.load(protocol, to, pace)?, expected: 0 })
     };
-    plan.into_iter().map(start).collect()
+    let pace = Pace { limit: LIMIT, rate: 100.0, workers: 2, keep: false };
+    let from_outside = |(name, to)| {
+        let load = Load::start(&outside.place(), Protocol::Http, to, pace)?;
+        Ok(Stream { name, load, expected: 0 })
+    };
+    let at_node = [
+        ("http node port", SocketAddr::from((node.v4(), NODE_PORT))),
+        ("http6 node port", (node.v6(), NODE_PORT).into()),
+    ];
+    plan.into_iter().map(start).chain(at_node.into_iter().map(from_outside)).collect()
 }

@@ -1,5 +1,9 @@
 //! The rules of `deploy/` are enough, and none is too much.
 
+use std::time::Duration;
+
+use anyhow::ensure;
+use lab::wait;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, own, role, shared};
@@ -46,9 +50,15 @@ fn without_any_one_of_the_rules_the_daemon_says_what_is_forbidden_and_waits_for_
         let line = daemon.wait_log(&["orbidden"]).unwrap();
         let resource = rule["resources"][0].as_str().unwrap();
         assert!(line.contains(resource), "{line} does not name {resource}");
-        let status = stage.node.status().unwrap();
         let named = |problem: &Value| problem["message"].as_str().unwrap_or_default().contains(resource);
-        assert!(status["problems"].as_array().unwrap().iter().any(named), "{status:#}");
+        // The watch logs it before the loop hears of it.
+        let told = || {
+            let status = stage.node.status()?;
+            let is_named = status["problems"].as_array().is_some_and(|all| all.iter().any(named));
+            ensure!(is_named, "{status:#}");
+            Ok(status)
+        };
+        let status = wait::until("the problem", Duration::from_secs(10), told).unwrap();
         if resource == "servicecidrs" {
             daemon.wait_synced().unwrap();
         } else {

@@ -154,6 +154,13 @@ fn a_hundred_thousand_flows_keep_their_endpoints_are_listed_and_go_in_time() {
         more.iter().map(|backend| &backend.pod).chain([&town.here, &town.there]).collect();
     town.web(&endpoints);
     let crowd = Crowd::new(&town);
+    // The edge's maps are written after the socket layer's, which was waited for.
+    wait::until("the edge to serve", PATIENCE, || {
+        crowd.ask(0..1);
+        ensure!(count(&town.node, "opened") == 1, "{}", edge(&town.node));
+        Ok(())
+    })
+    .unwrap();
     let began = Instant::now();
     let before = crowd.ask(0..FLOW_COUNT);
     let asked = began.elapsed();

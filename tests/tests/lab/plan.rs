@@ -37,13 +37,11 @@ fn port(row: &Value) -> String {
     ["namespace", "name", "portName", "protocol", "family"].map(|field| text(&row[field])).join("/")
 }
 
-/// What is planned for ClusterIPs and pods.
+/// What is planned for pods, at every address.
 fn planned(plan: &Value) -> Table {
     let mut table = Table::new();
     for service in plan["services"].as_array().unwrap() {
-        for address in
-            service["addresses"].as_array().unwrap().iter().filter(|one| one["kind"] == "ClusterIP")
-        {
+        for address in service["addresses"].as_array().unwrap().iter().filter(|one| one["ip"].is_string()) {
             let at = SocketAddr::new(
                 text(&address["ip"]).parse().unwrap(),
                 address["port"].as_u64().unwrap().try_into().unwrap(),

@@ -18,9 +18,9 @@ const PARTS: [u64; 2] = [200, 20];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
     /// None: nftables serves callers from outside.
+    #[default]
     Off,
     /// On devices, by TCX where the kernel has it, else by tc; none where packets must go through the host's stack.
-    #[default]
     Auto,
     /// On the TCX hooks of devices.
     Tcx,
@@ -54,10 +54,10 @@ pub enum Xdp {
 
 /// The flags.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Edge layer")]
+#[command(next_help_heading = "Edge layer (on trial)")]
 pub struct Flags {
     /// Where eBPF serves callers from outside: NodePorts, LoadBalancer addresses, externalIPs
-    #[arg(long, value_name = "WHERE", default_value = "auto", env = "SLUICE_EDGE")]
+    #[arg(long, value_name = "WHERE", default_value = "off", env = "SLUICE_EDGE")]
     pub edge: Choice,
     /// Devices by which such callers come; `eth*` is every name that begins so [default: those with a default route or the
     /// node's address]

@@ -26,8 +26,8 @@ pub trait Frame {
     /// Has it leave by a device at once. `known`: its hardware addresses are those of the next hop; else that must be asked for
     /// them.
     fn leave(&mut self, device: u32, known: bool);
-    /// Index of the device on which an answer would leave to the header's source.
-    fn way_back(&self, header: &Header) -> Option<u32>;
+    /// Index of the device by which a packet of this family and protocol between these two would leave.
+    fn leads(&self, header: &Header, from: &Address, to: &Address) -> Option<u32>;
 }
 
 /// Where a packet goes next.

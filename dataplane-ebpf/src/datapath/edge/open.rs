@@ -203,14 +203,15 @@ fn masqueraded(
     if target.address == header.source {
         return Some(true);
     }
-    if target.here == 0 {
-        return wish.masquerade.then_some(true);
-    }
-    if side.forwarding & REDIRECT != 0 && tables.backed(&target.address) {
+    let here = target.here != 0;
+    if here && side.forwarding & REDIRECT != 0 && tables.backed(&target.address) {
         return Some(false);
     }
-    let comes_back = || frame.way_back(header).is_some_and(|device| tables.covers(device));
-    (side.forwarding & TRUSTS_STACK != 0 && comes_back()).then_some(false)
+    let may = if here { side.forwarding & TRUSTS_STACK != 0 } else { wish.masquerade };
+    // An endpoint elsewhere answers by the device by which it is reached; what one here answers leaves by that of the client.
+    let (from, to) = if here { (&header.target, &header.source) } else { (&header.source, &target.address) };
+    let covered = may && frame.leads(header, from, to).is_some_and(|device| tables.covers(device));
+    covered.then_some(!here)
 }
 
 /// Writes both directions down, the answers' first: from then on nobody else can have them.
