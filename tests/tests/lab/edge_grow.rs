@@ -38,11 +38,12 @@ fn a_table_of_flows_that_fills_is_replaced_by_a_bigger_one_and_every_flow_goes_o
     daemon.wait_log(&["brought flows to a bigger table"]).unwrap();
 
     // It is not given up by the next daemon, who would have begun with a small one.
-    let room = edge(&town.node)["flowRoom"].clone();
+    let room = edge(&town.node)["flowRoom"].as_u64();
     daemon.kill9().unwrap();
     daemon.restart().unwrap();
     assert!(crowd.ask(0..FLOWS) == before, "each has the endpoint that it had");
-    assert_eq!(edge(&town.node)["flowRoom"], room);
+    // It may have grown once more.
+    assert!(edge(&town.node)["flowRoom"].as_u64() >= room, "{}", edge(&town.node));
 
     load.more(100).unwrap();
     let end = load.stop().unwrap();
