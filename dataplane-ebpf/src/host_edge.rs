@@ -7,8 +7,8 @@ use std::ops::Deref;
 use std::vec::Vec;
 
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
-    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
+    ListState, Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use crate::datapath::edge::header::Header;
 use crate::datapath::edge::{
@@ -17,8 +17,7 @@ use crate::datapath::edge::{
 };
 
 /// Settings of a family of which nothing is known.
-pub const NO_SIDE: Side =
-    Side { own: [0; 4], pods: [0; 4], pods_mask: [0; 4], first_port: 0, ports: 0, forwarding: 0 };
+pub const NO_SIDE: Side = Side { pods: [0; 4], pods_mask: [0; 4], first_port: 0, ports: 0, forwarding: 0 };
 /// What an array of lists holds where nobody has written.
 const NO_LIST: ListState = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
 
@@ -38,7 +37,7 @@ pub struct EdgeTables {
     /// Addresses of the node.
     pub own: BTreeMap<Address, u32>,
     /// Devices with our programs.
-    pub devices: BTreeSet<u32>,
+    pub devices: BTreeMap<u32, EdgeDevice>,
     /// Endpoints on the node whose answers come in by a device with our program for them.
     pub backed: BTreeSet<Address>,
     /// What is the same for all flows, by family.
@@ -72,7 +71,7 @@ impl Default for EdgeTables {
             servers: BTreeMap::new(),
             sources: BTreeSet::new(),
             own: BTreeMap::new(),
-            devices: BTreeSet::new(),
+            devices: BTreeMap::new(),
             backed: BTreeSet::new(),
             sides: [NO_SIDE; 2],
             epoch: Cell::new(1),
@@ -170,8 +169,8 @@ impl Tables for EdgeTables {
         self.own.get(address).copied()
     }
 
-    fn covers(&self, device: u32) -> bool {
-        self.devices.contains(&device)
+    fn device(&self, index: u32) -> Option<&EdgeDevice> {
+        self.devices.get(&index)
     }
 
     fn backed(&self, address: &Address) -> bool {

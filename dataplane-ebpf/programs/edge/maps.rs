@@ -9,8 +9,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
-    Member, NO_EPOCH, STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
+    ListState, Member, NO_EPOCH, STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use dataplane_ebpf::datapath::edge::frame::{Added, Hop, Tables};
 
@@ -32,7 +32,7 @@ static SOURCES: LpmTrie<[u32; 5], u32, 1> = LpmTrie::new();
 #[btf_map]
 static OWN_ADDRESSES: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
-static DEVICES: HashMap<u32, u32, 1, ON_DEMAND> = HashMap::new();
+static DEVICES: HashMap<u32, EdgeDevice, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
 static BACKED: HashMap<Address, u32, 1, ON_DEMAND> = HashMap::new();
 #[btf_map]
@@ -59,11 +59,11 @@ pub(crate) static STEPS: ProgramArray<{ STEP_PROGRAMS.len() }> = ProgramArray::n
 
 pub(crate) struct Maps;
 
-/// What holds of a device; nothing if it has none of our programs.
+/// Flags of a device; nothing if it has none of our programs.
 #[inline(always)]
 pub(crate) fn device(index: u32) -> u32 {
     // SAFETY: as for FRONTENDS.
-    unsafe { DEVICES.get(index) }.copied().unwrap_or(0)
+    unsafe { DEVICES.get(index) }.map_or(0, |device| device.flags)
 }
 
 impl Tables for Maps {
@@ -115,9 +115,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn covers(&self, device: u32) -> bool {
-        // SAFETY: as for FRONTENDS.
-        unsafe { DEVICES.get(device) }.is_some()
+    fn device(&self, index: u32) -> Option<&EdgeDevice> {
+        // SAFETY: as for FRONTENDS. The daemon puts another element in its place, and never writes to this one.
+        unsafe { DEVICES.get(index) }
     }
 
     #[inline(always)]

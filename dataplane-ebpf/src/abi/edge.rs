@@ -25,7 +25,7 @@ pub const SERVERS: &str = "SERVERS";
 pub const SOURCES: &str = "SOURCES";
 /// Map of the node's own addresses: [`Address`] to [`OWN`] and [`NODE_PORTS`].
 pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
-/// Map of devices with our programs: index to [`COVERED`] and what else holds of it.
+/// Map of devices with our programs: index to [`EdgeDevice`].
 pub const DEVICES: &str = "DEVICES";
 /// Map of endpoints on this node whose answers come in by a device with our program for them: [`Address`] to its index.
 pub const BACKED: &str = "BACKED";
@@ -79,18 +79,32 @@ pub const EDGE_COUNTERS: &str = "EDGE_COUNTERS";
 pub const OWN: u32 = 1;
 /// The same, and it answers at node ports.
 pub const NODE_PORTS: u32 = 3;
-/// In [`DEVICES`]: it has our programs.
+/// Of an [`EdgeDevice`]: it has the programs for what comes in and what leaves.
 pub const COVERED: u32 = 1;
 /// Its driver can send a frame back that came by it, before the stack has seen it (`XDP_TX`).
 pub const FRAMES_BACK: u32 = 2;
 /// Such frames may be sent to it, whichever device they came by (`XDP_REDIRECT`).
 pub const FRAMES: u32 = 4;
+/// It has the program for what endpoints answer.
+pub const ANSWERS: u32 = 8;
 /// Place of an endpoint that gets no new flows but keeps those it has.
 pub const NOT_LISTED: u32 = u32::MAX;
 /// Place in [`SIDES`].
 pub const SIDE_V4: u32 = 0;
 /// Place in [`SIDES`].
 pub const SIDE_V6: u32 = 1;
+
+abi! {
+    /// A device.
+    pub struct EdgeDevice: 36 {
+        /// [`COVERED`], [`FRAMES_BACK`], [`FRAMES`] and [`ANSWERS`].
+        pub flags: u32,
+        /// The node's IPv4 address that flows bear which are masqueraded and leave by it; zero: there is none.
+        pub own_v4: Address,
+        /// The same for IPv6.
+        pub own_v6: Address,
+    }
+}
 
 abi! {
     /// What a client names.
@@ -287,9 +301,7 @@ pub const ANSWERED: u32 = 0x100;
 
 abi! {
     /// What is the same for all flows of a family.
-    pub struct Side: 60 {
-        /// The node's address that masqueraded flows bear; zero: there is none.
-        pub own: Address,
+    pub struct Side: 44 {
         /// The range of pods, and its mask. A mask of zero: pods are not told by their address.
         pub pods: Address,
         /// See above.

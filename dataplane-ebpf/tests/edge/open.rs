@@ -1,9 +1,11 @@
 //! New flows, and what is answered to them.
 
-use dataplane_ebpf::abi::{DROP_FLOW, EdgeCounter, FORWARD, Frontend, MASQUERADE, POD_RULES};
+use dataplane_ebpf::abi::{
+    ANSWERS, COVERED, DROP_FLOW, EdgeCounter, EdgeDevice, FORWARD, Frontend, MASQUERADE, POD_RULES,
+};
 
 use crate::packet::ACK;
-use crate::world::Who::{Client, Here, Node, Quiet, Router, Stranger, There, Twin, Vip};
+use crate::world::Who::{Client, Far, Here, Node, Quiet, Router, Stranger, There, Twin, Vip};
 use crate::world::{KINDS, Who, World};
 
 const BOTH: u32 = FORWARD | MASQUERADE;
@@ -96,6 +98,35 @@ fn an_endpoint_here_whose_answers_would_leave_where_nobody_translates_them_is_le
             let world = World { way_back, ..World::new(kind, &[Here]) };
             world.check_in(&kind.first((Client, 4000), (Vip, 80)), "left");
             assert_eq!((world.entries(), world.count(EdgeCounter::Left)), (0, 1));
+        }
+    }
+}
+
+/// A second network, or a tunnel: what endpoints answer comes in by it, and bears its own address of the node.
+#[test]
+fn a_flow_bears_the_address_of_the_device_by_which_it_leaves() {
+    for kind in KINDS {
+        for flags in [COVERED, ANSWERS] {
+            let mut world = World { way_back: Some(8), ..World::new(kind, &[There]) };
+            let [of_the_other, own] = [Far, Quiet].map(|who| kind.address(who));
+            let (own_v4, own_v6) = if kind.v6 { (of_the_other, own) } else { (own, of_the_other) };
+            world.tables.devices.insert(8, EdgeDevice { flags, own_v4, own_v6 });
+            world.check_in(&kind.first((Client, 4000), (Vip, 80)), "sent Quiet:50000 > There:8080");
+            world.check_in(&kind.next((There, 8080), (Quiet, 50_000)), "sent Vip:80 > Client:4000");
+        }
+    }
+}
+
+/// Its answers come in by that device and are given to the client's. One here whose answers leave by it is another matter.
+#[test]
+fn a_device_with_the_program_for_answers_alone_is_none_by_which_they_may_leave() {
+    for kind in KINDS {
+        let own = kind.address(Node);
+        let device = EdgeDevice { flags: ANSWERS, own_v4: own, own_v6: own };
+        for (endpoint, told) in [(There, "sent Node:50000 > There:8080"), (Here, "left")] {
+            let mut world = World { way_back: Some(8), ..World::new(kind, &[endpoint]) };
+            world.tables.devices.insert(8, device);
+            world.check_in(&kind.first((Client, 4000), (Vip, 80)), told);
         }
     }
 }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::ops::Deref;
 
 use dataplane_ebpf::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
-    Member, REPLY, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
+    ListState, Member, REPLY, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 use dataplane_ebpf::datapath::edge::{Added, Hop, Step, Tables, open};
 use dataplane_ebpf::host_edge::EdgeTables;
@@ -61,7 +61,7 @@ impl Tables for Beaten<'_> {
         fn server(key: &ServerKey) -> Option<Member>;
         fn admits(key: &SourceKey) -> bool;
         fn own(address: &Address) -> Option<u32>;
-        fn covers(device: u32) -> bool;
+        fn device(index: u32) -> Option<&EdgeDevice>;
         fn backed(address: &Address) -> bool;
         fn epoch() -> u32;
         fn remove(key: &FlowKey);

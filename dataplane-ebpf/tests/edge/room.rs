@@ -1,9 +1,9 @@
 //! What happens when something runs out: ports, room for flows.
 
-use dataplane_ebpf::abi::EdgeCounter;
+use dataplane_ebpf::abi::{COVERED, EdgeCounter, EdgeDevice};
 
 use crate::world::Who::{Client, Here, There, Vip};
-use crate::world::{KINDS, World};
+use crate::world::{KINDS, OUTSIDE, World};
 
 #[test]
 fn without_a_free_port_a_flow_is_left_to_the_packet_filter() {
@@ -35,7 +35,8 @@ fn a_node_without_address_or_ports_masquerades_nothing() {
         world.side().ports = 0;
         world.check_in(&kind.first((Client, 4000), (Vip, 80)), "left");
         world.side().ports = 9;
-        world.side().own = [0; 4];
+        let nameless = EdgeDevice { flags: COVERED, own_v4: [0; 4], own_v6: [0; 4] };
+        world.tables.devices.insert(OUTSIDE, nameless);
         world.check_in(&kind.first((Client, 4000), (Vip, 80)), "left");
         assert_eq!((world.entries(), world.count(EdgeCounter::NoPort)), (0, 2));
     }

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use dataplane_ebpf::abi::{
-    Address, DROP_FLOW, EdgeCounter, FORWARD, Frontend, FrontendKey, ListState, MASQUERADE, Member,
-    NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey, Side, SlotKey, SourceKey, TRUSTS_STACK,
-    Target,
+    Address, COVERED, DROP_FLOW, EdgeCounter, EdgeDevice, FORWARD, Frontend, FrontendKey, ListState,
+    MASQUERADE, Member, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey, Side, SlotKey,
+    SourceKey, TRUSTS_STACK, Target,
 };
 use dataplane_ebpf::datapath::edge::header::Version;
 use dataplane_ebpf::datapath::edge::open::unspecified;
@@ -176,14 +176,10 @@ impl World {
         let mut tables = EdgeTables::default();
         tables.own.insert(kind.address(Node), NODE_PORTS);
         tables.own.insert(kind.address(Quiet), OWN);
-        tables.devices.insert(OUTSIDE);
-        tables.sides[kind.place()] = Side {
-            own: kind.address(Node),
-            first_port: FIRST_PORT.into(),
-            ports: 100,
-            forwarding: TRUSTS_STACK,
-            ..NO_SIDE
-        };
+        let own = kind.address(Node);
+        tables.devices.insert(OUTSIDE, EdgeDevice { flags: COVERED, own_v4: own, own_v6: own });
+        tables.sides[kind.place()] =
+            Side { first_port: FIRST_PORT.into(), ports: 100, forwarding: TRUSTS_STACK, ..NO_SIDE };
         let way = Way::To(HOP);
         let mut world =
             Self { kind, tables, way, way_back: Some(OUTSIDE), at: ETHERNET, leaves: Cell::new(None) };

@@ -121,9 +121,9 @@ fn flap_pod(town: &Town) {
 }
 
 impl Town {
-    /// Some connections to an address, so many that each endpoint has one.
+    /// Some connections to an address, so many that each endpoint has one (but for once in 30,000).
     fn kept(&self, to: SocketAddr) -> Load {
-        let pace = Pace { keep: true, workers: 6, rate: 120.0, ..Pace::default() };
+        let pace = Pace { keep: true, workers: 16, rate: 320.0, ..Pace::default() };
         Load::start(&self.asker.place(), Protocol::Tcp, to, pace).unwrap()
     }
 }

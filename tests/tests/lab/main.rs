@@ -19,6 +19,7 @@ mod edge_grow;
 mod edge_hooks;
 mod edge_long;
 mod edge_nodes;
+mod edge_outlets;
 mod edge_roads;
 mod edge_xdp;
 mod flows;

@@ -56,9 +56,12 @@ impl Town {
             "status": { "addresses": addresses },
         });
         self.stage.manifests.put(&format!("node-{}.yaml", node.name()), object).unwrap();
-        let forwarding = more.iter().any(|flag| flag.starts_with("--forwarding"));
-        let on = if forwarding { &ON[..1] } else { &ON[..] };
-        node.daemon(self.stage.settings().with(&[&[PODS], on, more].concat())).unwrap()
+        let is_said = |default: &&str| {
+            let (name, _) = default.split_once('=').unwrap_or((default, ""));
+            more.iter().any(|flag| flag.split_once('=').is_some_and(|(given, _)| given == name))
+        };
+        let on: Vec<_> = ON.into_iter().filter(|default| !is_said(default)).collect();
+        node.daemon(self.stage.settings().with(&[&[PODS], &on[..], more].concat())).unwrap()
     }
 
     /// `web` with node ports, these endpoints, and whatever else is said of it. Does not wait.

@@ -54,10 +54,11 @@ pub enum Xdp {
 
 /// The flags.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Edge layer (on trial)")]
+#[command(next_help_heading = "Edge layer")]
 pub struct Flags {
-    /// Where eBPF serves callers from outside: NodePorts, LoadBalancer addresses, externalIPs
-    #[arg(long, value_name = "WHERE", default_value = "off", env = "SLUICE_EDGE")]
+    /// Where eBPF serves callers from outside: NodePorts, LoadBalancer addresses, externalIPs. `auto`: TCX, or tc where the
+    /// kernel has no TCX; not where others filter what the node forwards
+    #[arg(long, value_name = "WHERE", default_value = "auto", env = "SLUICE_EDGE")]
     pub edge: Choice,
     /// Devices by which such callers come; `eth*` is every name that begins so [default: those with a default route or the
     /// node's address]

@@ -4,8 +4,8 @@ use core::ops::Deref;
 
 use super::header::Header;
 use crate::abi::{
-    Address, ClientKey, EdgeCounter, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, ListState,
-    Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
+    ListState, Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
 
 /// A packet, from its first byte.
@@ -75,8 +75,8 @@ pub trait Tables {
     fn admits(&self, key: &SourceKey) -> bool;
     /// What an address of this node is used for.
     fn own(&self, address: &Address) -> Option<u32>;
-    /// Whether a device has our programs.
-    fn covers(&self, device: u32) -> bool;
+    /// A device with our programs.
+    fn device(&self, index: u32) -> Option<&EdgeDevice>;
     /// Whether answers of an endpoint on this node come in by a device with our program for them.
     fn backed(&self, address: &Address) -> bool;
     /// What is the same for all flows of a family.

@@ -5,9 +5,9 @@ use super::hash;
 use super::header::{Header, MAPPED, Version, pair, split};
 use super::life;
 use crate::abi::{
-    Address, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey, ListState,
-    MASQUERADE, MASQUERADED, MOVES, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT,
-    ServerKey, Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
+    Address, COVERED, ClientKey, DROP_FLOW, EdgeCounter, FORWARD, Flow, FlowKey, Frontend, FrontendKey,
+    ListState, MASQUERADE, MASQUERADED, MOVES, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES,
+    REDIRECT, ServerKey, Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
 };
 
 /// How often a choice is begun anew when the list changes under it.
@@ -122,8 +122,8 @@ fn admit(
         tables.count(EdgeCounter::Left);
         return Opened::Left;
     };
-    let own = masqueraded(frame, tables, header, side, wish, &target).filter(|own| at_once || !own);
-    let Some(own) = own else {
+    let source = source(frame, tables, header, side, wish, &target);
+    let Some(source) = source.filter(|source| at_once || *source == CLIENTS) else {
         tables.count(EdgeCounter::Left);
         return Opened::Left;
     };
@@ -136,12 +136,12 @@ fn admit(
         generation: state.generation,
         seen: tables.seconds(),
         service: state.service,
-        marks: if own { MASQUERADED } else { 0 },
+        marks: if source == CLIENTS { 0 } else { MASQUERADED },
         device: 0,
         addresses: [0; 3],
         epoch: NO_EPOCH,
     };
-    write(tables, header, side, flow, own)
+    write(tables, header, side, flow, source)
 }
 
 /// The endpoint for a new flow, and the list it is from.
@@ -187,38 +187,52 @@ fn client(header: &Header, state: &ListState) -> ClientKey {
     ClientKey { address: header.source, service: state.service }
 }
 
-/// Whether the source must become an address of this node; `None` where the flow cannot be served from here.
+/// The flow keeps the client's address.
+const CLIENTS: u32 = 0;
+
+/// Whose address the flow bears: [`CLIENTS`], or the node's at the device with this index; `None` where the flow cannot be
+/// served from here.
 ///
 /// An endpoint on this node gets the client's own address even where the meaning would allow another, and must: what it sends
 /// to the node's address ends in the node. So its answers must come by where they are translated back.
 #[inline(always)]
-fn masqueraded(
+fn source(
     frame: &impl Frame,
     tables: &impl Tables,
     header: &Header,
     side: &Side,
     wish: &Wish,
     target: &Target,
-) -> Option<bool> {
-    if target.address == header.source {
-        return Some(true);
-    }
-    let here = target.here != 0;
+) -> Option<u32> {
+    let hairpin = target.address == header.source;
+    let here = target.here != 0 && !hairpin;
     if here && side.forwarding & REDIRECT != 0 && tables.backed(&target.address) {
-        return Some(false);
+        return Some(CLIENTS);
     }
-    let may = if here { side.forwarding & TRUSTS_STACK != 0 } else { wish.masquerade };
+    let may = if here { side.forwarding & TRUSTS_STACK != 0 } else { hairpin || wish.masquerade };
+    if !may {
+        return None;
+    }
     // An endpoint elsewhere answers by the device by which it is reached; what one here answers leaves by that of the client.
     let (from, to) = if here { (&header.target, &header.source) } else { (&header.source, &target.address) };
-    let covered = may && frame.leads(header, from, to).is_some_and(|device| tables.covers(device));
-    covered.then_some(!here)
+    let device = frame.leads(header, from, to)?;
+    let flags = tables.device(device)?.flags;
+    match here {
+        true => (flags & COVERED != 0).then_some(CLIENTS),
+        false => Some(device),
+    }
 }
 
 /// Writes both directions down, the answers' first: from then on nobody else can have them.
 #[inline(always)]
-fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, own: bool) -> Opened {
+fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, source: u32) -> Opened {
     let key = header.key();
-    let added = if own { reserve(tables, &key, &mut flow, side) } else { take(tables, side, &key, &flow) };
+    let own = source != CLIENTS;
+    let added = if own {
+        reserve(tables, header, &key, &mut flow, side, source)
+    } else {
+        take(tables, side, &key, &flow)
+    };
     match added {
         Added::Yes => {}
         Added::Taken => {
@@ -273,15 +287,26 @@ fn add_back(tables: &impl Tables, side: &Side, back: &FlowKey, reply: &Flow) -> 
 
 /// Finds a port of this node under which the endpoint's answers are nobody else's.
 #[inline(always)]
-fn reserve(tables: &impl Tables, key: &FlowKey, flow: &mut Flow, side: &Side) -> Added {
-    if side.own == [0; 4] || side.ports == 0 {
+fn reserve(
+    tables: &impl Tables,
+    header: &Header,
+    key: &FlowKey,
+    flow: &mut Flow,
+    side: &Side,
+    device: u32,
+) -> Added {
+    let Some(device) = tables.device(device) else { return Added::Taken };
+    flow.source = match header.version {
+        Version::V4 => device.own_v4,
+        Version::V6 => device.own_v6,
+    };
+    if flow.source == [0; 4] || side.ports == 0 {
         return Added::Taken;
     }
     let [_, target] = split(flow.ports);
     let mut at = (tables.random() as u64 * side.ports as u64) >> 32;
     for _ in 0..PORTS {
         let port = (side.first_port as u64 + at) as u16;
-        flow.source = side.own;
         flow.ports = pair(u32::from(port.to_be()), target);
         match add_back(tables, side, &life::sibling(key, flow), &life::reply(key, flow)) {
             Added::Taken => {}

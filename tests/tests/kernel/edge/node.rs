@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane_ebpf::abi::{
-    Address, DROP_FLOW, FORWARD, Frontend, FrontendKey, ListState, MASQUERADE, Member, NODE_PORTS,
-    NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey, Side, SlotKey, SourceKey, TRUSTS_STACK, Target,
+    Address, COVERED, DROP_FLOW, EdgeDevice, FORWARD, Frontend, FrontendKey, ListState, MASQUERADE, Member,
+    NODE_PORTS, NOT_LISTED, OWN, POD_RULES, REDIRECT, ServerKey, Side, SlotKey, SourceKey, TRUSTS_STACK,
+    Target,
 };
 use dataplane_ebpf::datapath::edge::header::Version;
 use dataplane_ebpf::datapath::edge::open::unspecified;
@@ -55,7 +56,8 @@ fn list(v6: bool, which: u32) -> u32 {
 /// The tables. `redirect`: packets go to the next hop at once.
 pub(crate) fn tables(redirect: bool) -> EdgeTables {
     let mut tables = EdgeTables::default();
-    tables.devices.insert(HOP.device);
+    let (own_v4, own_v6) = (address(false, NODE, 1), address(true, NODE, 1));
+    tables.devices.insert(HOP.device, EdgeDevice { flags: COVERED, own_v4, own_v6 });
     for v6 in [false, true] {
         tables.own.insert(address(v6, NODE, 1), NODE_PORTS);
         tables.own.insert(address(v6, NODE, 2), OWN);
@@ -63,7 +65,6 @@ pub(crate) fn tables(redirect: bool) -> EdgeTables {
         // The network of pods here.
         let mask = if v6 { u128::MAX << 96 } else { u128::MAX << 16 };
         tables.sides[usize::from(v6)] = Side {
-            own: address(v6, NODE, 1),
             pods: address(v6, HERE, 0),
             pods_mask: words(mask.to_be_bytes()),
             first_port: PORT.into(),

@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    self, COVERED, EdgeCounter, FRAMES, FRAMES_BACK, Flow, FlowKey, ListState, SIDE_V4, SIDE_V6, SourceKey,
+    self, EdgeCounter, EdgeDevice, FRAMES, FRAMES_BACK, Flow, FlowKey, ListState, SIDE_V4, SIDE_V6, SourceKey,
 };
 use dataplane_ebpf::datapath::edge::Hop;
 use dataplane_ebpf::host_edge::EdgeTables;
@@ -108,8 +108,11 @@ impl EdgeRig {
         refill(ebpf, abi::TARGETS, targets);
         refill(ebpf, abi::SERVERS, servers);
         refill(ebpf, abi::OWN_ADDRESSES, own);
-        let all = COVERED | FRAMES | FRAMES_BACK;
-        refill(ebpf, abi::DEVICES, &devices.iter().map(|device| (*device, all)).collect());
+        let all = FRAMES | FRAMES_BACK;
+        let devices = devices
+            .iter()
+            .map(|(index, device)| (*index, EdgeDevice { flags: device.flags | all, ..*device }));
+        refill(ebpf, abi::DEVICES, &devices.collect());
         refill(ebpf, abi::BACKED, &backed.iter().map(|address| (*address, 1_u32)).collect());
         let none = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
         for list in 0..ROOM {
@@ -166,7 +169,9 @@ impl EdgeRig {
 
     /// Says what holds of devices.
     pub(crate) fn set_devices(&mut self, devices: &[(u32, u32)]) {
-        refill(&mut self.ebpf, abi::DEVICES, &devices.iter().copied().collect());
+        let device = |flags| EdgeDevice { flags, own_v4: [0; 4], own_v6: [0; 4] };
+        let devices = devices.iter().map(|(index, flags)| (*index, device(*flags)));
+        refill(&mut self.ebpf, abi::DEVICES, &devices.collect());
     }
 
     /// Has every flow remember this device.

@@ -1,4 +1,4 @@
-//! Devices behind which endpoints of this node are, and the program there for what they answer: links, pinned, or filters, each
+//! Devices behind which endpoints are, on this node or others, and the program there for what they answer: links, pinned, or filters, each
 //! before whatever else hangs on ingress.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,8 @@ pub(super) struct Backs {
     program: OwnedFd,
     ways: Ways,
     of: BTreeMap<IpAddr, u32>,
+    /// Other devices by which endpoints may answer what bears an address of this node.
+    outlets: BTreeSet<u32>,
 }
 
 /// What has changed for the programs.
@@ -48,6 +50,7 @@ impl Backs {
             program: object.handle("edge_back")?,
             ways: Ways::new().map_err(BackendError::Network)?,
             of: BTreeMap::new(),
+            outlets: BTreeSet::new(),
         })
     }
 
@@ -82,6 +85,23 @@ impl Backs {
         Change { now: Vec::new(), gone: gone.map(|(endpoint, _)| endpoint).collect() }
     }
 
+    /// Puts the program on devices behind which are other hosts, and where it was for that, has [`Backs::tidy`] take it off.
+    pub(super) fn reach(&mut self, devices: &[Device]) {
+        let has_it = |device: &&Device| match self.put(device) {
+            Ok(()) => true,
+            Err(error) => {
+                debug!(%error, device = device.name, "could not put the program for answers on a device");
+                false
+            }
+        };
+        self.outlets = devices.iter().filter(has_it).map(|device| device.index).collect();
+    }
+
+    /// Devices that have the program, or another that does the same.
+    pub(super) fn used(&self) -> BTreeSet<u32> {
+        self.of.values().chain(&self.outlets).copied().collect()
+    }
+
     /// Takes the program off devices where nobody is backed by it any more. After the programs have been told.
     pub(super) fn tidy(&mut self) {
         self.tidy_links();
@@ -91,7 +111,7 @@ impl Backs {
     }
 
     fn tidy_links(&self) {
-        let used: BTreeSet<String> = self.of.values().map(u32::to_string).collect();
+        let used: BTreeSet<String> = self.used().iter().map(u32::to_string).collect();
         let names = fs::read_dir(&self.directory).into_iter().flatten().filter_map(Result::ok);
         let is_used =
             |name: &OsStr| self.hooks.has_links() && name.to_str().is_some_and(|name| used.contains(name));
@@ -103,7 +123,7 @@ impl Backs {
     }
 
     fn tidy_filters(&self) {
-        let used: BTreeSet<u32> = self.of.values().copied().collect();
+        let used = self.used();
         let found = self.hooks.filters().unwrap_or_else(|error| {
             warn!(%error, "could not look for programs on endpoints' devices");
             Vec::new()
@@ -149,7 +169,7 @@ impl Backs {
     }
 
     fn put(&self, device: &Device) -> io::Result<()> {
-        if self.of.values().any(|index| *index == device.index) {
+        if self.used().contains(&device.index) {
             return Ok(());
         }
         self.hooks.put(device.index, &self.directory.join(device.index.to_string()), &self.program)

@@ -2,7 +2,8 @@
 
 use aya::maps::{Array, MapData};
 use dataplane_ebpf::abi::{
-    self, Address, Frontend, FrontendKey, ListState, Member, ServerKey, Side, SlotKey, SourceKey, Target,
+    self, Address, EdgeDevice, Frontend, FrontendKey, ListState, Member, ServerKey, Side, SlotKey, SourceKey,
+    Target,
 };
 
 use super::super::ebpf::table::Table;
@@ -18,7 +19,7 @@ pub(super) struct Maps {
     servers: Table<ServerKey, Member>,
     sources: Table<SourceKey, u32>,
     own: Table<Address, u32>,
-    devices: Table<u32, u32>,
+    devices: Table<u32, EdgeDevice>,
     backed: Table<Address, u32>,
     sides: Array<MapData, Side>,
 }
@@ -70,7 +71,7 @@ impl Maps {
     }
 
     /// Says which devices have our programs.
-    pub(super) fn set_devices(&self, devices: &[(u32, u32)]) -> Result<(), BackendError> {
+    pub(super) fn set_devices(&self, devices: &[(u32, EdgeDevice)]) -> Result<(), BackendError> {
         replace(&self.devices, devices)
     }
 

@@ -30,7 +30,8 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
 use dataplane_ebpf::abi::{
-    self, COVERED, EdgeCounter, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6, Side, TRUSTS_STACK,
+    self, ANSWERS, COVERED, EdgeCounter, EdgeDevice, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6,
+    Side, TRUSTS_STACK,
 };
 use tracing::{info, warn};
 
@@ -122,6 +123,8 @@ pub struct Edge {
     looked: Instant,
     /// What has been said of devices in the log.
     told: Vec<Problem>,
+    /// What the programs know of devices.
+    told_devices: Option<Vec<(u32, EdgeDevice)>>,
     object: Object,
     /// Its number is in the programs' instructions.
     _steps: MapData,
@@ -171,6 +174,7 @@ impl Edge {
             moves: false,
             followed: Instant::now(),
             told: Vec::new(),
+            told_devices: None,
             object,
             _steps: steps,
         })
@@ -208,15 +212,29 @@ impl Edge {
         Ok(applied)
     }
 
-    /// Has all answers of endpoints here come in by our programs, wherever they are now.
+    /// Has all answers of endpoints come in by our programs, wherever they are now. Programs that are not needed any more stay
+    /// where they are.
     fn back(&mut self) -> Result<(), BackendError> {
+        let mut change = Change::default();
         if self.settings.redirect {
-            let change = self.backs.add(&self.books.here(), &self.covered());
-            self.tell_backed(change)?;
+            self.backs.reach(&self.outlets());
+            change = self.backs.add(&self.books.here(), &self.covered());
         }
-        self.back_no_others()?;
-        self.backs.tidy();
-        Ok(())
+        self.tell_backed(change)?;
+        self.back_no_others()
+    }
+
+    /// Devices besides those of the layer by which flows that bear an address of the node may leave: second networks, and
+    /// tunnels to other nodes.
+    fn outlets(&self) -> Vec<Device> {
+        let covered = self.covered();
+        let is_outlet = |device: &&Device| {
+            device.has_hardware_addresses
+                && !device.is_loopback
+                && !covered.contains(&device.index)
+                && self.network.addresses.iter().any(|(index, ip)| *index == device.index && !is_local(*ip))
+        };
+        self.network.devices.iter().filter(is_outlet).cloned().collect()
     }
 
     fn back_no_others(&mut self) -> Result<(), BackendError> {
@@ -229,7 +247,8 @@ impl Edge {
         Ok(())
     }
 
-    fn tell_backed(&self, change: Change) -> Result<(), BackendError> {
+    fn tell_backed(&mut self, change: Change) -> Result<(), BackendError> {
+        self.cover()?;
         let now: Vec<_> = change.now.iter().map(|(ip, device)| (image::address(*ip), *device)).collect();
         let gone: Vec<_> = change.gone.into_iter().map(image::address).collect();
         self.maps.set_backed(&now, &gone)
@@ -272,7 +291,6 @@ impl Edge {
     /// Puts the programs on all devices. One that takes none is no reason to serve at none.
     fn hang(&mut self) -> Result<(), BackendError> {
         self.express.look(self.chosen.devices());
-        self.cover()?;
         self.back()?;
         let (mut refused, mut first) = (BTreeMap::new(), None);
         for device in self.chosen.devices() {
@@ -288,10 +306,13 @@ impl Edge {
         let is_new = self.refused != refused;
         self.refused = refused;
         match first {
-            Some(error) if self.refused.len() == self.chosen.devices().len() => Err(error),
-            _ if is_new => self.cover().and_then(|()| self.back()).and_then(|()| self.hang_before()),
-            _ => self.hang_before(),
+            Some(error) if self.refused.len() == self.chosen.devices().len() => return Err(error),
+            _ if is_new => self.back()?,
+            _ => {}
         }
+        // A device that has become one of ours has had its other program until now.
+        self.backs.tidy();
+        self.hang_before()
     }
 
     /// Puts the programs for frames on devices that have the others.
@@ -304,10 +325,26 @@ impl Edge {
         Ok(())
     }
 
-    /// Says by which devices answers may leave, for they are translated back there, and which take frames.
-    fn cover(&self) -> Result<(), BackendError> {
-        let flags = |index: u32| (index, COVERED | self.express.flags(index));
-        self.maps.set_devices(&self.covered().into_iter().map(flags).collect::<Vec<_>>())
+    /// Says by which devices answers may leave, for they are translated back there, by which they may come in, which take
+    /// frames, and what flows bear that leave by them.
+    fn cover(&mut self) -> Result<(), BackendError> {
+        let covered = self.covered();
+        let own = |index, family| self.own_address(index, family).map_or([0; 4], image::address);
+        let entry = |index: u32| {
+            let flags = match covered.contains(&index) {
+                true => COVERED | self.express.flags(index),
+                false => ANSWERS,
+            };
+            let device = EdgeDevice { flags, own_v4: own(index, Family::V4), own_v6: own(index, Family::V6) };
+            (index, device)
+        };
+        let devices: Vec<_> = covered.union(&self.backs.used()).copied().map(entry).collect();
+        if self.told_devices.as_ref() != Some(&devices) {
+            self.told_devices = None;
+            self.maps.set_devices(&devices)?;
+            self.told_devices = Some(devices);
+        }
+        Ok(())
     }
 
     /// Logs what is wrong with the flags, when it has become so.
@@ -353,6 +390,7 @@ impl Edge {
         if self.followed.elapsed() >= ROUTES && self.monitor.take_routes() {
             self.followed = Instant::now();
             self.back()?;
+            self.backs.tidy();
         }
         Ok(())
     }
@@ -419,8 +457,8 @@ impl Edge {
         }
         if !refused.is_empty() {
             self.refused.extend(refused);
-            self.cover()?;
             self.back()?;
+            self.backs.tidy();
             self.tell();
         }
         Ok(repaired)
@@ -480,11 +518,8 @@ impl Edge {
             Some(Pods::Interface(_) | Pods::InterfacePrefix(_)) | None => None,
         };
         let (pods, pods_mask) = image::range(pods);
-        let is_there = |address: &IpAddr| self.network.addresses.iter().any(|(_, own)| own == address);
-        let own = context.primary.filter(is_there).or_else(|| self.first_address(family));
         let (first, last) = (*self.settings.ports.start(), *self.settings.ports.end());
         Side {
-            own: own.map_or([0; 4], image::address),
             pods,
             pods_mask,
             first_port: u32::from(first),
@@ -495,13 +530,22 @@ impl Edge {
         }
     }
 
-    /// The first address on a device of ours that others can reach.
-    fn first_address(&self, family: Family) -> Option<IpAddr> {
-        let ours: BTreeSet<u32> = self.chosen.devices().iter().map(|device| device.index).collect();
-        let fits = |(device, address): &&(u32, IpAddr)| {
-            ours.contains(device) && Family::of(*address) == family && !is_local(*address)
+    /// What flows bear that leave by a device: its own address, of several the node's, as who masquerades in netfilter chooses
+    /// it. Where it has none, the node's, wherever that is, or the first on a device of ours.
+    fn own_address(&self, device: u32, family: Family) -> Option<IpAddr> {
+        let primary = self.context.family(family).primary;
+        let ours = || self.chosen.devices().iter().map(|device| device.index);
+        let at = |fits: &dyn Fn(u32, IpAddr) -> bool| {
+            let is_meant = |address: IpAddr| Family::of(address) == family && !is_local(address);
+            let all = self.network.addresses.iter().copied();
+            all.filter(|(_, address)| is_meant(*address))
+                .find(|(device, address)| fits(*device, *address))
+                .map(|(_, address)| address)
         };
-        self.network.addresses.iter().find(fits).map(|(_, address)| *address)
+        at(&|index, address| index == device && Some(address) == primary)
+            .or_else(|| at(&|index, _| index == device))
+            .or_else(|| at(&|_, address| Some(address) == primary))
+            .or_else(|| at(&|index, _| ours().any(|own| own == index)))
     }
 
     fn endpoint_devices(&self) -> Vec<String> {
