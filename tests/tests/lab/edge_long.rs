@@ -99,12 +99,13 @@ fn conversations_outlive_the_daemon() {
     daemon.no_errors().unwrap();
 }
 
-/// What `ip` needs to be told after a device was down: its routes are gone, and its IPv6 addresses.
+/// What `ip` needs to be told after a device was down: its routes are gone, and its IPv6 addresses. The node's is there before the
+/// device is up again: a neighbour who asks for it too early asks again a second later, and until then nobody could serve.
 fn flap_wire(town: &Town) {
     let (v4, v6) = (town.node.v4(), town.node.v6());
     let script = format!(
-        "link set wire down\nlink set wire up\nroute add 10.0.0.254 dev wire src {v4}\n\
-         route add default via 10.0.0.254 src {v4}\naddr add {v6}/128 dev wire nodad\n\
+        "link set wire down\naddr add {v6}/128 dev wire nodad\nlink set wire up\n\
+         route add 10.0.0.254 dev wire src {v4}\nroute add default via 10.0.0.254 src {v4}\n\
          route add ::/0 via fe80::1 dev wire src {v6}\n"
     );
     batch(town.node.netns(), &script).unwrap();
@@ -157,10 +158,11 @@ fn conversations_outlive_a_flap_of_the_device_they_come_by_and_of_that_to_their_
         assert_eq!(lane.by.len(), 1, "it kept its endpoint: {lane:?}");
         assert!(
             lane.lost() <= unserved + 10,
-            "{:?} of {} to {}, beside {beside:?}",
+            "{:?} of {} to {}, beside {:?}",
             lane.gaps(),
             lane.sent(),
-            lane.to
+            lane.to,
+            beside.iter().map(Lane::gaps).collect::<Vec<_>>()
         );
     }
     daemon.no_errors().unwrap();
