@@ -29,6 +29,9 @@ fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
         Ok(task) => dispatch(task).unwrap_or_else(|error| {
             eprintln!("sluice: {error:#}");
+            if let Some(advice) = inspect::advice::next(&error) {
+                eprintln!("sluice: {advice}");
+            }
             ExitCode::FAILURE
         }),
         Err(Refused::Asked(text)) => {
@@ -52,14 +55,14 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::WriteConfig(path, effective) => write_config(&path, &effective)?,
         Task::InitOnly => init_only(),
         Task::Status(flags) => {
-            let synced = inspect::status::run(&flags.socket.socket, &flags.pins.path(), flags.output)?;
+            let synced = inspect::status::run(&flags.socket.socket, &flags.pins.path(), &flags.show)?;
             return Ok(if synced { ExitCode::SUCCESS } else { ExitCode::from(NOT_SYNCED) });
         }
-        Task::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
-        Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
+        Task::Services(flags) => inspect::services::services(&flags.pins.path(), &flags.show)?,
+        Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), &flags.show)?,
         Task::Flows(flags) => {
-            let config::Listing { output, pins } = &flags.listing;
-            inspect::flows::run(&pins.path(), flags.service.as_ref(), *output)?;
+            let config::Listing { show, pins } = &flags.listing;
+            inspect::flows::run(&pins.path(), flags.service.as_ref(), show)?;
         }
         Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Probe(flags) => {
@@ -67,6 +70,8 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
             return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Task::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
+        Task::Completions(shell) => inspect::manual::completions(config::command(), shell)?,
+        Task::Man(directory) => inspect::manual::man(config::command(), directory.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -95,6 +100,7 @@ fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> 
     };
     let output = match flags.output {
         PlanForm::Table => Output::Table,
+        PlanForm::Wide => Output::Wide,
         PlanForm::Json => Output::Json,
         PlanForm::Yaml => Output::Yaml,
         PlanForm::Nft => {

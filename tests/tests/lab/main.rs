@@ -40,6 +40,7 @@ mod spy;
 mod stage;
 mod stories;
 mod stream;
+mod tool;
 mod town;
 mod two_nodes;
 mod udp;

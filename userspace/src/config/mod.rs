@@ -13,12 +13,13 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::backend::dataplane::{Choice, Floor};
 use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
-use crate::inspect::Output;
+use crate::inspect::{Output, Show};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -42,9 +43,17 @@ const ALIASES: [(&str, &str); 5] = [
 /// Smallest useful tables.
 const SMALLEST: u32 = 16;
 
+/// What a script may rely on.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; nothing is wrong
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems
+  2  wrong usage
+  3  status: no daemon answers, or it is not synced";
+
 /// A Kubernetes service dataplane: makes Service addresses answer on this node.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -70,6 +79,16 @@ enum Verb {
     Probe(Probe),
     /// Remove everything that was ever installed on this node
     Cleanup(PinDir),
+    /// Print what a shell needs to complete commands: `source <(sluice completions bash)`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each verb
+    Man {
+        /// Write sluice.1, sluice-run.1 and so on here
+        directory: Option<PathBuf>,
+    },
 }
 
 /// What was asked for, with everything it needs.
@@ -97,6 +116,10 @@ pub enum Task {
     Probe(Probe),
     /// Remove everything.
     Cleanup(PinDir),
+    /// Complete commands.
+    Completions(Shell),
+    /// Print or write manual pages.
+    Man(Option<PathBuf>),
 }
 
 /// A slip of the pen must not be a licence to fill the kernel's memory.
@@ -206,9 +229,9 @@ pub struct Socket {
 /// Flags of `status`.
 #[derive(Clone, Debug, Args)]
 pub struct Status {
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
     /// Where programs and maps are pinned.
     #[command(flatten)]
     pub pins: PinDir,
@@ -271,6 +294,8 @@ pub struct Probe {
 pub enum PlanForm {
     /// For people.
     Table,
+    /// For people with room: the endpoints themselves.
+    Wide,
     /// For programs.
     Json,
     /// For programs and people.
@@ -282,9 +307,9 @@ pub enum PlanForm {
 /// Flags of the lists.
 #[derive(Clone, Debug, Args)]
 pub struct Listing {
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
     /// Where programs and maps are pinned.
     #[command(flatten)]
     pub pins: PinDir,
@@ -348,7 +373,8 @@ fn with_dashes(argument: OsString) -> OsString {
     format!("{}{value}", name.replace('_', "-")).into()
 }
 
-fn command() -> clap::Command {
+/// The whole command line, with kube-proxy's flags.
+pub fn command() -> clap::Command {
     let command = Cli::command().mut_subcommand("run", |run| run.args(flags::arguments()));
     command.mut_subcommands(|verb| verb.mut_args(but_not_empty))
 }
@@ -416,6 +442,8 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
             Task::Probe(flags)
         }
         Verb::Cleanup(pins) => Task::Cleanup(pins),
+        Verb::Completions { shell } => Task::Completions(shell),
+        Verb::Man { directory } => Task::Man(directory),
     };
     if complaints.is_empty() { Ok(task) } else { Err(Refused::Wrong(complaints)) }
 }

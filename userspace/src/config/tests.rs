@@ -211,6 +211,7 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Flows(_) | Task::Probe(_)) => {
             "show"
         }
+        Ok(Task::Completions(_) | Task::Man(_)) => "about itself",
         Err(Refused::Asked(_)) => "asked",
         Err(Refused::Wrong(_)) => "wrong",
     };
@@ -228,6 +229,13 @@ fn each_deed_instead_of_running_has_its_flag() {
         ("cleanup", "cleanup"),
         ("backends", "show"),
         ("flows", "show"),
+        ("flows --watch -o wide", "show"),
+        ("status --watch=0.5", "show"),
+        ("status --watch=0", "wrong"),
+        ("completions fish", "about itself"),
+        ("completions", "wrong"),
+        ("man", "about itself"),
+        ("man /tmp/pages", "about itself"),
         ("run now", "wrong"),
         ("plan --source / --node n1 --explain --strict -o yaml", "plan"),
         ("plan --node-address 10.0.0.1 --node-address fd00::1,10.0.0.2", "plan"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::table::table;
-use super::{Output, print, print_json, print_yaml};
+use super::{Answer, Show, advice, present};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
@@ -59,13 +59,9 @@ pub struct DaemonStatus {
 }
 
 /// Prints the status. False if no daemon answers, or it is not synced.
-pub fn run(socket: &Path, pin_dir: &Path, output: Output) -> anyhow::Result<bool> {
-    let status = ask(socket).unwrap_or_else(|error| without_daemon(socket, pin_dir, &error));
-    match output {
-        Output::Json => print_json(&status)?,
-        Output::Yaml => print_yaml(&status)?,
-        Output::Table => print(&text(&status))?,
-    }
+pub fn run(socket: &Path, pin_dir: &Path, show: &Show) -> anyhow::Result<bool> {
+    let look = || Ok(ask(socket).unwrap_or_else(|error| without_daemon(socket, pin_dir, &error)));
+    let status = present(show, look)?;
     Ok(status.daemon.is_some_and(|daemon| daemon.synced))
 }
 
@@ -79,7 +75,7 @@ fn ask(socket: &Path) -> std::io::Result<Status> {
 }
 
 fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Status {
-    let silent = Problem::new("daemon", "", format!("does not answer on {}: {error}", socket.display()));
+    let silent = Problem::new("daemon", "", advice::silent(socket, error));
     let mut problems = vec![silent];
     let mut unread = |error: &dyn std::error::Error| problems.push(Problem::new("kernel", "", chain(error)));
     let ebpf = report_pinned(&Pins::new(pin_dir)).inspect_err(|error| unread(error)).ok();
@@ -89,6 +85,12 @@ fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Stat
     problems.extend(conntrack.and_then(Usage::problem));
     let kernel = Report { running: None, ebpf, nftables, conntrack, edge };
     Status { daemon: None, kernel: Some(kernel), problems }
+}
+
+impl Answer for Status {
+    fn text(&self, _wide: bool) -> String {
+        text(self)
+    }
 }
 
 fn text(status: &Status) -> String {
