@@ -8,6 +8,7 @@ use anyhow::Context;
 use sluice::backend::nft::{self, Marks, NOTRACK_BIT};
 use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
 use sluice::dry_run::Orders;
+use sluice::explain::Question;
 use sluice::inspect::Output;
 use sluice::model::Origin;
 use sluice::settings::print::{self, Own};
@@ -23,6 +24,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 const USAGE: u8 = 2;
 /// `status`: no daemon, or not synced.
 const NOT_SYNCED: u8 = 3;
+/// `explain`: the kernel is not as computed.
+const NOT_AS_COMPUTED: u8 = 4;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line answers here")]
 fn main() -> ExitCode {
@@ -68,6 +71,12 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::Probe(flags) => {
             let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;
             return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Task::Explain(flags) => {
+            let question = Question { source: flags.source, target: flags.target };
+            let agrees =
+                inspect::explain::run(&question, &flags.socket.socket, &flags.pins.path(), flags.output)?;
+            return Ok(if agrees { ExitCode::SUCCESS } else { ExitCode::from(NOT_AS_COMPUTED) });
         }
         Task::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
         Task::Completions(shell) => inspect::manual::completions(config::command(), shell)?,

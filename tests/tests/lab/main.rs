@@ -22,6 +22,7 @@ mod edge_nodes;
 mod edge_outlets;
 mod edge_roads;
 mod edge_xdp;
+mod explain;
 mod flows;
 mod folder;
 mod full;

@@ -5,6 +5,7 @@ pub mod dataplane;
 pub mod ebpf;
 pub mod edge;
 mod error;
+pub mod held;
 pub mod memory;
 pub mod nft;
 pub mod probe;

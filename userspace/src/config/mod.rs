@@ -19,6 +19,7 @@ use crate::backend::dataplane::{Choice, Floor};
 use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
+use crate::explain::{Source, Target};
 use crate::inspect::{Output, Show};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
@@ -49,7 +50,8 @@ Exit codes:
   0  done; nothing is wrong
   1  it failed; probe: no dataplane can run; plan --strict: there are problems
   2  wrong usage
-  3  status: no daemon answers, or it is not synced";
+  3  status: no daemon answers, or it is not synced
+  4  explain: the kernel is not as computed";
 
 /// A Kubernetes service dataplane: makes Service addresses answer on this node.
 #[derive(Debug, Parser)]
@@ -77,6 +79,8 @@ enum Verb {
     Plan(Plan),
     /// Say what this kernel can do and which dataplane would run; changes nothing
     Probe(Probe),
+    /// Say what becomes of a flow, why, and whether the kernel agrees
+    Explain(Explain),
     /// Remove everything that was ever installed on this node
     Cleanup(PinDir),
     /// Print what a shell needs to complete commands: `source <(sluice completions bash)`
@@ -114,6 +118,8 @@ pub enum Task {
     Plan(Plan, Box<Effective>),
     /// Say what can run.
     Probe(Probe),
+    /// Say what becomes of a flow.
+    Explain(Explain),
     /// Remove everything.
     Cleanup(PinDir),
     /// Complete commands.
@@ -326,6 +332,24 @@ pub struct Flows {
     pub listing: Listing,
 }
 
+/// Flags of `explain`.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// Who calls: an address, or any `pod`, any process of the `node`, anybody `outside`
+    pub source: Source,
+    /// What is called: 10.96.0.1:80, [fd00::1]:53/udp, or namespace/service:port, by the port's name or number [default: TCP]
+    pub target: Target,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
 /// Reads `NAMESPACE/NAME`.
 fn service(text: &str) -> Result<ServiceName, String> {
     let is_name = |part: &str| !part.is_empty() && !part.contains(|c: char| c == '/' || c.is_whitespace());
@@ -441,6 +465,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
             complaints.extend(nobody_serves(flags.dataplane, flags.nftables));
             Task::Probe(flags)
         }
+        Verb::Explain(flags) => Task::Explain(flags),
         Verb::Cleanup(pins) => Task::Cleanup(pins),
         Verb::Completions { shell } => Task::Completions(shell),
         Verb::Man { directory } => Task::Man(directory),

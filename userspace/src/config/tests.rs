@@ -208,9 +208,14 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::InitOnly) => "init",
         Ok(Task::Cleanup(_)) => "cleanup",
         Ok(Task::Plan(..)) => "plan",
-        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Flows(_) | Task::Probe(_)) => {
-            "show"
-        }
+        Ok(
+            Task::Status(_)
+            | Task::Services(_)
+            | Task::Backends(_)
+            | Task::Flows(_)
+            | Task::Probe(_)
+            | Task::Explain(_),
+        ) => "show",
         Ok(Task::Completions(_) | Task::Man(_)) => "about itself",
         Err(Refused::Asked(_)) => "asked",
         Err(Refused::Wrong(_)) => "wrong",
@@ -230,6 +235,10 @@ fn each_deed_instead_of_running_has_its_flag() {
         ("backends", "show"),
         ("flows", "show"),
         ("flows --watch -o wide", "show"),
+        ("explain pod 10.96.0.1:80", "show"),
+        ("explain 192.0.2.1 default/web:http/udp -o json", "show"),
+        ("explain pod", "wrong"),
+        ("explain pod web", "wrong"),
         ("status --watch=0.5", "show"),
         ("status --watch=0", "wrong"),
         ("completions fish", "about itself"),

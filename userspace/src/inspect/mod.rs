@@ -5,6 +5,8 @@ pub mod advice;
 pub mod answer;
 pub mod cleanup;
 mod colour;
+mod daemon;
+pub mod explain;
 pub mod flows;
 pub mod manual;
 pub mod probe;

@@ -1,7 +1,7 @@
 //! `sluice services` and `sluice backends`: what is programmed, read from the kernel itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::table::table;
 use super::{Answer, Show, advice, present};
 use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
 use crate::backend::nft::{self, Described};
-use crate::model::ServicePortName;
+use crate::model::{Family, Protocol, ServiceName, ServicePortName};
 
 /// One service port, as printed.
 #[derive(Debug, Serialize)]
@@ -164,6 +164,35 @@ struct Both {
 /// Names of the service ports that are programmed.
 pub(super) fn names(pin_dir: &Path) -> anyhow::Result<Vec<ServicePortName>> {
     Ok(installed(pin_dir)?.into_keys().collect())
+}
+
+/// Addresses of a port of a Service, by its name or number, with the node's own for node ports.
+pub(super) fn addresses_of(
+    pin_dir: &Path,
+    service: &ServiceName,
+    port: &str,
+    protocol: Protocol,
+    own: &BTreeSet<IpAddr>,
+) -> anyhow::Result<Vec<SocketAddr>> {
+    let mut found = BTreeSet::new();
+    for (name, both) in installed(pin_dir)? {
+        let all = service_row(&name, &both).addresses;
+        let has_number = || all.iter().any(|address| address.rsplit(':').next() == Some(port));
+        if name.service != *service || name.protocol != protocol || !(*name.port == *port || has_number()) {
+            continue;
+        }
+        for address in &all {
+            match address.strip_prefix("*:").map(str::parse) {
+                Some(Ok(number)) => {
+                    let ours = own.iter().filter(|ip| Family::of(**ip) == name.family);
+                    found.extend(ours.map(|ip| SocketAddr::new(*ip, number)));
+                }
+                Some(Err(_)) => {}
+                None => found.extend(address.parse::<SocketAddr>().ok()),
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
 }
 
 /// Whoever may not read the packet filter sees what eBPF has, and the other way round.

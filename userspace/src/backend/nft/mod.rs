@@ -44,9 +44,10 @@ pub use self::sets::AFFINITY_CLIENTS;
 use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
+use super::held::Held;
 use super::{Applied, BackendError, Wanted};
-use crate::desired::{Context, ServicePort};
-use crate::model::{Family, ServiceName, ServicePortName};
+use crate::desired::{Caller, Context, ServicePort};
+use crate::model::{Family, Protocol, ServiceName, ServicePortName};
 
 /// Names that our tables can have. A new table is filled beside the old one, and takes its place at once.
 const NAMES: [&str; 2] = ["sluice", "sluice-2"];
@@ -534,6 +535,26 @@ pub fn read_found() -> Result<BTreeMap<ServicePortName, Described>, BackendError
         all.extend(describe::describe(&elements));
     }
     Ok(all)
+}
+
+/// What callers meet at an address, read without the daemon.
+pub fn held_found(
+    address: std::net::SocketAddr,
+    protocol: Protocol,
+    is_own: bool,
+    caller: Caller,
+) -> Result<Option<Held>, BackendError> {
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let of_family = Family::of(address.ip());
+    for (family, name) in found(&mut socket)?.into_iter().filter(|(family, _)| *family == of_family) {
+        let place = wire::Place { family: rule::tables(family), table: name };
+        let elements =
+            read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
+        if let Some(held) = describe::held_at(&elements, address, protocol, is_own, caller) {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
 }
 
 /// Our tables.
