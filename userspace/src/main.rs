@@ -10,7 +10,7 @@ use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
 use sluice::dry_run::Orders;
 use sluice::explain::Question;
 use sluice::inspect::Output;
-use sluice::model::Origin;
+use sluice::model::{Change, Origin};
 use sluice::settings::print::{self, Own};
 use sluice::settings::{Detail, Effective, LogFormat};
 use sluice::{dry_run, inspect, privilege, run, source};
@@ -68,6 +68,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
             inspect::flows::run(&pins.path(), flags.service.as_ref(), show)?;
         }
         Task::Plan(flags, effective) => return plan(&flags, *effective),
+        Task::Diff(flags, effective) => return Ok(diff(&flags, &effective)),
         Task::Probe(flags) => {
             let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;
             return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -85,28 +86,58 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fails only if asked to: a plan with problems is a plan.
-#[expect(clippy::print_stderr, reason = "standard output is the plan's")]
-fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> {
-    for warning in &effective.warnings {
-        eprintln!("sluice: configuration: {warning}");
-    }
-    let objects = match &flags.source {
+/// The objects, and what to plan for.
+fn asked(
+    from: &config::Objects,
+    effective: &Effective,
+    explain: bool,
+) -> anyhow::Result<(Vec<Change>, dry_run::Question)> {
+    let objects = match &from.source {
         Some(folder) => {
             source::folder::once(folder).with_context(|| format!("--source {}", folder.display()))?
         }
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?
-            .block_on(dry_run::fetch(&effective))?,
+            .block_on(dry_run::fetch(effective))?,
     };
     let question = dry_run::Question {
-        node: effective.node,
-        origin: if flags.source.is_some() { Origin::Folder } else { Origin::Server },
-        addresses: flags.node_address.clone(),
-        settings: effective.settings,
-        explain: flags.explain,
+        node: effective.node.clone(),
+        origin: if from.source.is_some() { Origin::Folder } else { Origin::Server },
+        addresses: from.node_address.clone(),
+        settings: effective.settings.clone(),
+        explain,
     };
+    Ok((objects, question))
+}
+
+/// As diff(1): its own code where it failed.
+#[expect(clippy::print_stderr, reason = "standard output is for differences")]
+fn diff(flags: &config::Diff, effective: &Effective) -> ExitCode {
+    let orders = || {
+        let (objects, question) = asked(&flags.objects, effective, false)?;
+        Ok(dry_run::orders(&question, objects))
+    };
+    match inspect::diff::run(orders, &flags.socket.socket, &flags.pins.path(), flags.output) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            if let Some(advice) = inspect::advice::next(&error) {
+                eprintln!("sluice: {advice}");
+            }
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Fails only if asked to: a plan with problems is a plan.
+#[expect(clippy::print_stderr, reason = "standard output is the plan's")]
+fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> {
+    for warning in &effective.warnings {
+        eprintln!("sluice: configuration: {warning}");
+    }
+    let (objects, question) = asked(&flags.objects, &effective, flags.explain)?;
     let output = match flags.output {
         PlanForm::Table => Output::Table,
         PlanForm::Wide => Output::Wide,

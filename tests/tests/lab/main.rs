@@ -10,6 +10,7 @@ mod cleanup;
 mod clusterip;
 mod config;
 mod demo;
+mod diff;
 mod edge;
 mod edge_addresses;
 mod edge_crowd;

@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod dataplane;
+pub mod difference;
 pub mod ebpf;
 pub mod edge;
 mod error;

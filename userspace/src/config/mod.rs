@@ -48,8 +48,8 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems
-  2  wrong usage
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences
+  2  wrong usage; diff: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
 
@@ -77,6 +77,8 @@ enum Verb {
     Flows(Flows),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
+    /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
+    Diff(Diff),
     /// Say what this kernel can do and which dataplane would run; changes nothing
     Probe(Probe),
     /// Say what becomes of a flow, why, and whether the kernel agrees
@@ -116,6 +118,8 @@ pub enum Task {
     Flows(Flows),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
+    /// Compare what would be done with what is there.
+    Diff(Diff, Box<Effective>),
     /// Say what can run.
     Probe(Probe),
     /// Say what becomes of a flow.
@@ -246,9 +250,9 @@ pub struct Status {
     pub socket: Socket,
 }
 
-/// Flags of `plan`.
+/// Which objects, and for which node.
 #[derive(Clone, Debug, Args)]
-pub struct Plan {
+pub struct Objects {
     /// Folder of manifests to read instead of an API server
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
@@ -264,6 +268,14 @@ pub struct Plan {
     /// Address of the node, in place of those of its Node object; may be repeated
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub node_address: Vec<IpAddr>,
+}
+
+/// Flags of `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct Plan {
+    /// Which objects, and for which node.
+    #[command(flatten)]
+    pub objects: Objects,
     /// Say which rule made each list of endpoints, and why an endpoint is not used
     #[arg(long)]
     pub explain: bool,
@@ -273,6 +285,23 @@ pub struct Plan {
     /// How to print
     #[arg(short, long, default_value = "table")]
     pub output: PlanForm,
+}
+
+/// Flags of `diff`.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// Which objects, and for which node.
+    #[command(flatten)]
+    pub objects: Objects,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
 }
 
 /// Flags of `probe`: those of `run` that decide about the dataplane.
@@ -460,7 +489,14 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
-        Verb::Plan(flags) => return plan(flags, complaints),
+        Verb::Plan(flags) => {
+            let effective = objects(&flags.objects, complaints)?;
+            return Ok(Task::Plan(flags, effective));
+        }
+        Verb::Diff(flags) => {
+            let effective = objects(&flags.objects, complaints)?;
+            return Ok(Task::Diff(flags, effective));
+        }
         Verb::Probe(flags) => {
             complaints.extend(nobody_serves(flags.dataplane, flags.nftables));
             Task::Probe(flags)
@@ -473,7 +509,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
     if complaints.is_empty() { Ok(task) } else { Err(Refused::Wrong(complaints)) }
 }
 
-fn plan(plan: Plan, mut complaints: Vec<String>) -> Result<Task, Refused> {
+fn objects(plan: &Objects, mut complaints: Vec<String>) -> Result<Box<Effective>, Refused> {
     if plan.source.is_some() && plan.kubeconfig.is_some() {
         complaints.push(two_sources("--source", "--kubeconfig"));
     }
@@ -490,7 +526,7 @@ fn plan(plan: Plan, mut complaints: Vec<String>) -> Result<Task, Refused> {
         Ok(mut settled) if complaints.is_empty() => {
             // The file says what the daemon does; where to look now is said here.
             settled.kubeconfig = plan.kubeconfig.clone().or(settled.kubeconfig);
-            Ok(Task::Plan(plan, Box::new(settled)))
+            Ok(Box::new(settled))
         }
         Ok(_) => Err(Refused::Wrong(complaints)),
         Err(more) => {

@@ -207,7 +207,7 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::WriteConfig(..)) => "write",
         Ok(Task::InitOnly) => "init",
         Ok(Task::Cleanup(_)) => "cleanup",
-        Ok(Task::Plan(..)) => "plan",
+        Ok(Task::Plan(..) | Task::Diff(..)) => "plan",
         Ok(
             Task::Status(_)
             | Task::Services(_)
@@ -250,6 +250,8 @@ fn each_deed_instead_of_running_has_its_flag() {
         ("plan --node-address 10.0.0.1 --node-address fd00::1,10.0.0.2", "plan"),
         ("plan --node-address here", "wrong"),
         ("plan --source /does/not/exist", "wrong"),
+        ("diff --source / --node n1 -o json", "plan"),
+        ("diff --source / --kubeconfig /etc/passwd", "wrong"),
         ("plan --source / --kubeconfig /proc/self/status", "wrong"),
         ("plan --config /does/not/exist", "wrong"),
     ] {

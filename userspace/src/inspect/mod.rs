@@ -6,6 +6,7 @@ pub mod answer;
 pub mod cleanup;
 mod colour;
 mod daemon;
+pub mod diff;
 pub mod explain;
 pub mod flows;
 pub mod manual;

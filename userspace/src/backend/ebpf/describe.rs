@@ -101,7 +101,7 @@ pub fn held_at(
     })
 }
 
-fn in_list(entries: &Entries, extent: Extent) -> (Verdict, Vec<SocketAddr>) {
+pub(super) fn in_list(entries: &Entries, extent: Extent) -> (Verdict, Vec<SocketAddr>) {
     let places = entries.slots.iter().filter(|(key, _)| key.generation == extent.generation);
     let listed: BTreeSet<u32> =
         places.filter(|_| extent.generation != 0).map(|(_, slot)| slot.backend).collect();
@@ -122,7 +122,7 @@ fn addresses(backends: Vec<&(u32, Backend)>) -> Vec<SocketAddr> {
     backends.into_iter().map(|(_, backend)| backend.endpoint.into()).collect()
 }
 
-fn address_of(key: &ServiceKey) -> String {
+pub(super) fn address_of(key: &ServiceKey) -> String {
     let ServiceKey { address, port, protocol: _, node } = *key;
     match node {
         0 => SocketAddr::from(Endpoint { address, port }).to_string(),

@@ -1,6 +1,7 @@
 //! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
 
 mod books;
+mod compare;
 #[cfg(test)]
 mod crash;
 mod describe;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use self::books::{Books, Ports};
+pub use self::compare::{differences, unhooked};
 pub use self::describe::{Summary, Verdict, describe, held_at};
 pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};

@@ -186,7 +186,7 @@ fn address(family: Family, key: &[u8]) -> Option<String> {
     }
 }
 
-fn endpoint(family: Family, bytes: &[u8]) -> Option<SocketAddr> {
+pub(super) fn endpoint(family: Family, bytes: &[u8]) -> Option<SocketAddr> {
     let port = bytes.get(Field::To.length(family) as usize..)?.first_chunk::<2>()?;
     Some(SocketAddr::new(read_address(bytes, family)?, u16::from_be_bytes(*port)))
 }

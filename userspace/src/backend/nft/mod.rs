@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod chains;
+mod compare;
 mod describe;
 mod flows;
 mod handover;
@@ -44,6 +45,7 @@ pub use self::sets::AFFINITY_CLIENTS;
 use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
+use super::difference::Difference;
 use super::held::Held;
 use super::{Applied, BackendError, Wanted};
 use crate::desired::{Caller, Context, ServicePort};
@@ -555,6 +557,33 @@ pub fn held_found(
         }
     }
     Ok(None)
+}
+
+/// Where the tables are not as they should be for these service ports, read without the daemon; nothing if there are none.
+pub fn differences_found(
+    want: &[(ServicePortName, ServicePort)],
+) -> Result<Option<Vec<Difference>>, BackendError> {
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let tables = found(&mut socket)?;
+    let (mut elements, mut all) = (BTreeMap::new(), Vec::new());
+    for family in [Family::V4, Family::V6] {
+        // While tables change over there are two: the one whose chains hang on hooks counts.
+        let mut ours = Vec::new();
+        for (_, name) in tables.iter().filter(|(of, _)| *of == family) {
+            let place = wire::Place { family: rule::tables(family), table: name };
+            let missing =
+                watch::missing(&mut socket, place).map_err(|source| read("read the chains", source))?;
+            ours.push((missing, place));
+        }
+        ours.sort_by_key(|(missing, _)| missing.len());
+        let Some((missing, place)) = ours.into_iter().next() else { continue };
+        all.extend(missing.into_iter().map(|chain| compare::unhooked(family, &chain)));
+        let theirs =
+            read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
+        elements.extend(theirs);
+    }
+    all.extend(compare::differences(&elements, want));
+    Ok((!tables.is_empty()).then_some(all))
 }
 
 /// Our tables.
