@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use kube::Client;
@@ -13,6 +14,7 @@ use crate::backend::dataplane::{self, Choice, Dataplane};
 use crate::backend::ebpf;
 use crate::backend::nft::Marks;
 use crate::config::Run;
+use crate::metrics::Metrics;
 use crate::model::{Cluster, Origin};
 use crate::reconcile::{Inputs, Reconciler};
 use crate::settings::{Effective, watch};
@@ -35,7 +37,9 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let source = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let mut running = tokio::spawn(reconciler(flags, effective, backend, source).run(inputs));
+    let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
+    let loop_ = reconciler(flags, effective, backend, source, Arc::clone(&metrics));
+    let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
         _ = terminate.recv() => true,
@@ -59,10 +63,11 @@ fn reconciler(
     effective: &Effective,
     backend: Dataplane,
     source: String,
+    metrics: Arc<Metrics>,
 ) -> Reconciler<Dataplane> {
     let origin = if flags.source.is_some() { Origin::Folder } else { Origin::Server };
     let cluster = Cluster::of_node(effective.node.as_str(), origin);
-    Reconciler::new(backend, source, effective.settings.clone(), cluster)
+    Reconciler::new(backend, source, effective.settings.clone(), cluster, metrics)
 }
 
 /// Ends when the configuration file holds something else; never if there is none.
