@@ -11,6 +11,7 @@ pub mod dry_run;
 pub mod inspect;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod plan;
 pub mod privilege;
 pub mod reconcile;
