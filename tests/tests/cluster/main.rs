@@ -4,6 +4,7 @@ mod access;
 mod arrive;
 mod dataplanes;
 mod differential;
+mod events;
 mod generated;
 mod node;
 mod outage;
