@@ -14,10 +14,10 @@ use crate::backend::ebpf;
 use crate::backend::nft::Marks;
 use crate::config::Run;
 use crate::model::{Cluster, Origin};
-use crate::reconcile::{Inputs, Reconciler};
+use crate::reconcile::{Inputs, Reconciler, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
-use crate::{privilege, serve};
+use crate::{http, privilege, serve};
 
 pub use crate::config::client as client_config;
 
@@ -25,6 +25,8 @@ pub use crate::config::client as client_config;
 pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let (outlet, inlet) = outlet::pair();
+    http::start(effective, inlet, None)?;
     let backend = open(flags, effective)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
@@ -35,7 +37,7 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let source = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let mut running = tokio::spawn(reconciler(flags, effective, backend, source).run(inputs));
+    let mut running = tokio::spawn(reconciler(flags, effective, backend, source).telling(outlet).run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
         _ = terminate.recv() => true,

@@ -3,6 +3,8 @@
 //! Three promises: nothing is written before Services and slices are known completely; changes that wait are taken
 //! together, and one that comes alone is carried out at once; after a failure the same is tried again until it works.
 
+pub mod outlet;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::source::BACKLOG;
+
+use self::outlet::{Outlet, Standing};
 
 /// How often hooks are looked after and late problems are logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -92,6 +96,7 @@ pub struct Reconciler<B> {
     logged: BTreeSet<Problem>,
     /// Whether connection tracking has hardly room for new flows.
     crowded: bool,
+    outlet: Outlet,
 }
 
 struct Failure {
@@ -123,7 +128,14 @@ impl<B: Backend> Reconciler<B> {
             last_change: None,
             logged: BTreeSet::new(),
             crowded: false,
+            outlet: outlet::pair().0,
         }
+    }
+
+    /// Tells those who answer probes how it is doing.
+    #[must_use]
+    pub fn telling(self, outlet: Outlet) -> Self {
+        Self { outlet, ..self }
     }
 
     /// Runs until told to end. The dataplane stays as it is.
@@ -131,7 +143,9 @@ impl<B: Backend> Reconciler<B> {
         let mut ticks = [HOUSEKEEPING, WATCH].map(interval);
         ticks.iter_mut().for_each(|tick| tick.set_missed_tick_behavior(MissedTickBehavior::Delay));
         loop {
-            match self.next(&mut inputs, &mut ticks).await {
+            let event = self.next(&mut inputs, &mut ticks).await;
+            self.outlet.begin();
+            match event {
                 Event::Changes(changes) => self.take(changes),
                 Event::Ask(ask) => {
                     // Whoever asked may have gone.
@@ -142,6 +156,7 @@ impl<B: Backend> Reconciler<B> {
                 Event::Housekeeping => self.housekeeping(),
                 Event::Shutdown => return,
             }
+            self.outlet.end(self.standing());
         }
     }
 
@@ -194,6 +209,7 @@ impl<B: Backend> Reconciler<B> {
         let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
         let idle = self.synced && self.pending.is_empty() && !self.repair;
         if waits || idle {
+            self.outlet.publish(idle);
             return;
         }
         match self.write() {
@@ -217,6 +233,7 @@ impl<B: Backend> Reconciler<B> {
         changed.extend(self.desired.update(&self.cluster, dirty));
         self.moving.extend(self.desired.contended());
         self.note_unserved(&changed);
+        self.note_checks(&changed);
         self.pending.extend(changed);
     }
 
@@ -240,6 +257,16 @@ impl<B: Backend> Reconciler<B> {
             );
         } else {
             new.iter().for_each(log);
+        }
+    }
+
+    /// Notes what load balancers are to be told once it has been carried out.
+    fn note_checks(&mut self, changed: &BTreeSet<ServiceName>) {
+        let context = self.desired.context();
+        self.outlet.draft_addresses(&context.v4.node_ports, &context.v6.node_ports);
+        for name in changed {
+            let checks = self.desired.service(name).map(|outcome| &*outcome.health_checks);
+            self.outlet.draft(name, checks.unwrap_or_default());
         }
     }
 
@@ -274,6 +301,7 @@ impl<B: Backend> Reconciler<B> {
         let took = received.elapsed();
         self.repair = false;
         self.passes += 1;
+        self.outlet.updated();
         if self.failure.take().is_some() {
             info!("the kernel takes changes again");
         }
@@ -351,7 +379,31 @@ impl<B: Backend> Reconciler<B> {
         problems.extend(self.desired.context().problems(&self.settings));
         let kernel = |failure: &Failure| Problem::new("kernel", "", failure.message.clone());
         problems.extend(self.failure.as_ref().map(kernel));
+        problems.extend(self.outlet.problems());
         problems
+    }
+
+    fn standing(&self) -> Standing {
+        let is_behind = self.failure.is_some() || self.repair || self.synced && !self.pending.is_empty();
+        Standing { is_behind, eligible: self.cluster.takes_connections(), blockers: self.blockers() }
+    }
+
+    /// What is in the way of everything being in force.
+    fn blockers(&self) -> Vec<String> {
+        let refused = self.failure.as_ref();
+        let mut all: Vec<String> =
+            refused.map(|failure| format!("the kernel refuses: {}", failure.message)).into_iter().collect();
+        if !self.synced {
+            let unlisted = Kind::NEEDED.into_iter().filter(|kind| !self.cluster.listed(*kind));
+            all.extend(unlisted.map(|kind| format!("{kind} objects are not listed yet")));
+            if self.cluster.synced() && !self.is_complete() {
+                all.push(format!("Node {} is not known yet", self.cluster.own_name()));
+            }
+            if all.is_empty() {
+                all.push("nothing is in force yet".to_owned());
+            }
+        }
+        all
     }
 
     fn status(&self) -> Status {
