@@ -5,6 +5,7 @@ mod arrive;
 mod dataplanes;
 mod differential;
 mod generated;
+mod health;
 mod node;
 mod outage;
 mod plane;
