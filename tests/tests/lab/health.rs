@@ -9,6 +9,9 @@ use lab::http::{Reply, ask, get};
 use lab::manifest::{State, node};
 use lab::netns::Netns;
 use lab::{Daemon, Node, wait};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::nftables::nft;
@@ -143,6 +146,40 @@ fn while_the_kernel_refuses_a_change_probes_fail_after_twice_the_period_and_not_
     foreign("delete");
     wait_probes(&stage.node, [200, 200, 200]);
     assert!(daemon.errors().iter().all(|line| line.contains("could not program the kernel")));
+}
+
+/// Stops all threads of a process but those of this name, by tracing them: a signal would stop all.
+fn stop_but(pid: i32, name: &str) -> Vec<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
+    let others = tasks.filter(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() != name);
+    let others: Vec<Pid> = others
+        .map(|task| Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap()))
+        .collect();
+    for thread in &others {
+        ptrace::seize(*thread, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(*thread).unwrap();
+        waitpid(*thread, Some(WaitPidFlag::__WALL)).unwrap();
+    }
+    others
+}
+
+#[test]
+fn while_the_loop_hangs_the_servers_say_so_by_themselves() {
+    let stage = Stage::new();
+    stage.balanced(CHECK, "Local", &[State::Ready]);
+    let daemon = stage.probed(&["--iptables-sync-period=2s"]);
+    let own = stage.node.v4().into();
+    stage.wait_check(own, 1, 200);
+    let stopped = stop_but(daemon.pid(), "http");
+    assert!(stopped.len() >= 3, "the loop's runtime is stopped: {stopped:?}");
+    assert_eq!(probes(&stage.node), [200, 200, 200], "it may be at work");
+    wait_probes(&stage.node, [503, 503, 503]);
+    let ready = get(stage.node.netns(), HEALTH, "/readyz").unwrap().body;
+    assert!(ready.contains("the loop hangs"), "{ready}");
+    stage.wait_check(own, 1, 503);
+    stopped.iter().for_each(|thread| ptrace::detach(*thread, None).unwrap());
+    wait_probes(&stage.node, [200, 200, 200]);
+    stage.wait_check(own, 1, 200);
 }
 
 #[test]

@@ -64,11 +64,16 @@ struct Names<'a> {
 impl Look {
     /// Whether no change has waited too long. Where there is nothing to do, all is well.
     pub(super) fn is_healthy(&self) -> bool {
-        self.waited().is_none_or(|waited| waited < self.patience)
+        self.waited().is_none_or(|waited| waited < self.patience) && !self.hangs()
     }
 
     fn waited(&self) -> Option<Duration> {
         self.pulse.waiting_since.map(|since| self.now.run.saturating_sub(since.run))
+    }
+
+    /// What waits for a loop that does not come round has not even been counted.
+    fn hangs(&self) -> bool {
+        self.now.run.saturating_sub(self.pulse.beat.run) >= self.patience
     }
 
     /// Whether the daemon should be left running.
@@ -86,9 +91,10 @@ impl Look {
 
     /// Whether what the objects say is in force here.
     pub(super) fn readyz(&self) -> Answer {
-        let late = self.waited().filter(|_| !self.is_healthy());
+        let late = self.waited().filter(|waited| *waited >= self.patience);
         let late = late.map(|waited| format!("a change has waited for {} seconds", waited.as_secs()));
-        let blockers: Vec<String> = self.pulse.blockers.iter().cloned().chain(late).collect();
+        let hangs = self.hangs().then(|| "the loop hangs".to_owned());
+        let blockers: Vec<String> = self.pulse.blockers.iter().cloned().chain(late).chain(hangs).collect();
         let ready = blockers.is_empty();
         Answer::probe(ready, &Ready { ready, blockers })
     }
@@ -151,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn a_loop_that_does_not_come_round_is_not_idle() {
+        let mut look = look(None, true, 100);
+        look.pulse.beat = at(41);
+        check(look.clone(), [200, 200, 200]);
+        look.pulse.beat = at(40);
+        assert_eq!(look.readyz().body, r#"{"ready":false,"blockers":["the loop hangs"]}"#);
+        check(look, [503, 503, 503]);
+    }
+
+    #[test]
     fn a_node_that_is_about_to_go_fails_for_load_balancers_only() {
         check(look(None, false, 10), [503, 200, 200]);
         check(look(Some(10), false, 69), [503, 200, 200]);
@@ -201,9 +217,15 @@ mod tests {
         assert_eq!(look(None, true, 5).service(&name, 2).body, body);
     }
 
-    /// Updated at second 5, looked at later; with a change that has waited since then.
+    /// Updated at second 5, looked at later by a loop that is awake; with a change that has waited since then.
     fn look(since: Option<u64>, eligible: bool, now: u64) -> Look {
-        let pulse = Pulse { waiting_since: since.map(at), updated: at(5), eligible, blockers: Vec::new() };
+        let pulse = Pulse {
+            waiting_since: since.map(at),
+            beat: at(now),
+            updated: at(5),
+            eligible,
+            blockers: Vec::new(),
+        };
         Look { pulse, now: at(now), patience: PATIENCE }
     }
 

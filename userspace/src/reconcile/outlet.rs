@@ -32,6 +32,8 @@ pub struct Clock {
 pub struct Pulse {
     /// Since when the kernel may be behind: something has come that the loop has not finished with, or could not carry out.
     pub waiting_since: Option<Moment>,
+    /// When the loop last came round. It does so many times a second, unless it hangs, or nobody runs it.
+    pub beat: Moment,
     /// When the kernel was last brought to what the objects say; before that, the loop's start.
     pub updated: Moment,
     /// Whether the Node is one to send new connections to.
@@ -79,9 +81,11 @@ pub struct Inlet {
 /// Both ends, on clocks that begin now.
 pub fn pair() -> (Outlet, Inlet) {
     let clock = Clock { begun: Instant::now() };
+    let now = clock.now();
     let first = Pulse {
         waiting_since: None,
-        updated: clock.now(),
+        beat: now,
+        updated: now,
         eligible: false,
         blockers: vec![STARTING.to_owned()],
     };
@@ -122,8 +126,10 @@ impl Outlet {
     /// It has been handled.
     pub(super) fn end(&self, standing: Standing) {
         let Standing { is_behind, eligible, blockers } = standing;
+        let now = self.clock.now();
         self.pulse.send_modify(|pulse| {
             pulse.waiting_since = pulse.waiting_since.filter(|_| is_behind);
+            pulse.beat = now;
             pulse.eligible = eligible;
             pulse.blockers = blockers;
         });
