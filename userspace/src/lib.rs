@@ -2,7 +2,7 @@
 //!
 //! Data runs one way: API objects ([`source`]) to facts ([`model`]) to what this node should do ([`desired`]) to a list
 //! of changes ([`plan`]) to the kernel ([`backend`]). One loop ([`reconcile`]) owns all state. [`dry_run`] stops before the
-//! kernel, and prints.
+//! kernel, and prints. What all of it counts is in [`metrics`].
 
 pub mod backend;
 pub mod config;
@@ -10,6 +10,7 @@ pub mod desired;
 pub mod dry_run;
 pub mod http;
 pub mod inspect;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod privilege;

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use kube::Client;
@@ -13,6 +14,7 @@ use crate::backend::dataplane::{self, Choice, Dataplane};
 use crate::backend::ebpf;
 use crate::backend::nft::Marks;
 use crate::config::Run;
+use crate::metrics::Metrics;
 use crate::model::{Cluster, Origin};
 use crate::reconcile::{Inputs, Reconciler, outlet};
 use crate::settings::{Effective, watch};
@@ -26,7 +28,8 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (outlet, inlet) = outlet::pair();
-    http::start(effective, inlet, None)?;
+    let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
+    http::start(effective, inlet, &metrics)?;
     let backend = open(flags, effective)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
@@ -37,7 +40,8 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let source = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let mut running = tokio::spawn(reconciler(flags, effective, backend, source).telling(outlet).run(inputs));
+    let loop_ = reconciler(flags, effective, backend, source, metrics).telling(outlet);
+    let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
         _ = terminate.recv() => true,
@@ -61,10 +65,11 @@ fn reconciler(
     effective: &Effective,
     backend: Dataplane,
     source: String,
+    metrics: Arc<Metrics>,
 ) -> Reconciler<Dataplane> {
     let origin = if flags.source.is_some() { Origin::Folder } else { Origin::Server };
     let cluster = Cluster::of_node(effective.node.as_str(), origin);
-    Reconciler::new(backend, source, effective.settings.clone(), cluster)
+    Reconciler::new(backend, source, effective.settings.clone(), cluster, metrics)
 }
 
 /// Ends when the configuration file holds something else; never if there is none.

@@ -121,6 +121,14 @@ fn probes_follow_the_node_and_the_configuration_can_be_read() {
     let config = of("/configz").json().unwrap()["kubeproxy.config.k8s.io"].take();
     assert_eq!(config["kind"], "KubeProxyConfiguration", "{config:#}");
     assert_eq!(config["clusterCIDR"], "10.1.0.0/16", "{config:#}");
+    let metrics = of("/metrics").body;
+    for line in [
+        "kubeproxy_proxy_healthz_total{code=\"503\"} ",
+        "kubeproxy_proxy_livez_total{code=\"200\"} ",
+        "sluice_synced 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     assert!(refuses(&stage.node, SocketAddr::new(stage.node.v4().into(), METRICS.port())), "loopback only");
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use prometheus::IntCounterVec;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 use self::answer::Answer;
 use self::health::Look;
 use self::server::{Answers, Guests, listen, serve};
+use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::reconcile::outlet::{Checks, Clock, Inlet, Pulse};
 use crate::settings::listen::Listen;
 use crate::settings::{Effective, print};
@@ -32,25 +34,6 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// What the configuration calls itself where it is shown.
 const CONFIG_KEY: &str = "kubeproxy.config.k8s.io";
-
-/// A probe of the daemon's health that is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// `/healthz`.
-    Healthz,
-    /// `/livez`.
-    Livez,
-}
-
-/// What the servers need of those who count.
-pub struct Counting {
-    /// The text at `/metrics`.
-    pub text: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
-    /// Its type.
-    pub content_type: &'static str,
-    /// Counts a probe with the status that it was answered.
-    pub probed: Box<dyn Fn(Probe, u16) + Send + Sync>,
-}
 
 /// What the loop has said, for those who answer.
 #[derive(Clone, Debug)]
@@ -70,22 +53,22 @@ struct Wanted {
 }
 
 /// Starts all servers, and leaves them running until the process ends. An error is a socket that must be had and cannot.
-pub fn start(effective: &Effective, inlet: Inlet, counting: Option<Counting>) -> anyhow::Result<()> {
-    let Listen { healthz, metrics, hard_fail, patience } = effective.listen;
+pub fn start(effective: &Effective, inlet: Inlet, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    let Listen { healthz, metrics: at, hard_fail, patience } = effective.listen;
     let Inlet { clock, pulse, checks, problems } = inlet;
     let view = View { clock, pulse, checks, patience };
-    let counting = counting.map(Arc::new);
+    let answers = health_answers(view.clone(), metrics)?;
     let health = healthz.map(|address| Wanted {
         address,
         field: "healthzBindAddress",
         flag: "--healthz-bind-address",
-        answers: health_answers(view.clone(), counting.clone()),
+        answers,
     });
-    let metrics = metrics.map(|address| Wanted {
+    let metrics = at.map(|address| Wanted {
         address,
         field: "metricsBindAddress",
         flag: "--metrics-bind-address",
-        answers: metrics_answers(effective, counting),
+        answers: metrics_answers(effective, Arc::clone(metrics)),
     });
     let servers = health.into_iter().chain(metrics).map(|wanted| wanted.begin(hard_fail));
     let servers = servers.collect::<anyhow::Result<Vec<_>>>()?;
@@ -145,22 +128,25 @@ impl View {
     }
 }
 
-fn health_answers(view: View, counting: Option<Arc<Counting>>) -> Answers {
-    let counted = move |probe, answer: Answer| {
-        if let Some(counting) = &counting {
-            (counting.probed)(probe, answer.status);
-        }
+fn health_answers(view: View, metrics: &Metrics) -> anyhow::Result<Answers> {
+    let counter = |path| {
+        let help = format!("Answers at /{path}, by status.");
+        metrics.counters(&format!("kubeproxy_proxy_{path}_total"), &help, &["code"])
+    };
+    let (healthz, livez) = (counter("healthz")?, counter("livez")?);
+    let counted = |counters: &IntCounterVec, answer: Answer| {
+        counters.with_label_values(&[answer.status.to_string()]).inc();
         answer
     };
-    Arc::new(move |path| match path {
-        "/healthz" => counted(Probe::Healthz, view.look().healthz()),
-        "/livez" => counted(Probe::Livez, view.look().livez()),
+    Ok(Arc::new(move |path| match path {
+        "/healthz" => counted(&healthz, view.look().healthz()),
+        "/livez" => counted(&livez, view.look().livez()),
         "/readyz" => view.look().readyz(),
         _ => Answer::missing(),
-    })
+    }))
 }
 
-fn metrics_answers(effective: &Effective, counting: Option<Arc<Counting>>) -> Answers {
+fn metrics_answers(effective: &Effective, metrics: Arc<Metrics>) -> Answers {
     let mode = effective.fields.text("mode").to_owned();
     let config = json!({ CONFIG_KEY: print::file(&effective.fields) });
     let pings = AtomicU64::new(0);
@@ -171,21 +157,14 @@ fn metrics_answers(effective: &Effective, counting: Option<Arc<Counting>>) -> An
         }
         "/proxyMode" => Answer::text(&*mode),
         "/configz" => Answer::json(&config),
-        "/metrics" => counting.as_ref().map_or_else(Answer::missing, |counting| counted(counting)),
-        "/metrics/slis" => Answer::metrics(slis(pings.load(Ordering::Relaxed)), SLIS_TYPE),
+        "/metrics" => match metrics.text() {
+            Ok(text) => Answer::metrics(text, CONTENT_TYPE),
+            Err(error) => Answer::failed(error),
+        },
+        "/metrics/slis" => Answer::metrics(slis(pings.load(Ordering::Relaxed)), CONTENT_TYPE),
         _ => Answer::missing(),
     })
 }
-
-fn counted(counting: &Counting) -> Answer {
-    match (counting.text)() {
-        Ok(text) => Answer::metrics(text, counting.content_type),
-        Err(error) => Answer::failed(error),
-    }
-}
-
-/// The format of Prometheus' texts.
-const SLIS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How often this server's `/healthz` has been asked and, as it answered, was well; nothing before the first time.
 fn slis(pings: u64) -> String {

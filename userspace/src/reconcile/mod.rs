@@ -6,7 +6,8 @@
 pub mod outlet;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
@@ -17,6 +18,7 @@ use crate::backend::edge;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
+use crate::metrics::{Facts, Metrics, Pass};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::source::BACKLOG;
 
@@ -97,6 +99,7 @@ pub struct Reconciler<B> {
     /// Whether connection tracking has hardly room for new flows.
     crowded: bool,
     outlet: Outlet,
+    metrics: Arc<Metrics>,
 }
 
 struct Failure {
@@ -107,7 +110,14 @@ struct Failure {
 
 impl<B: Backend> Reconciler<B> {
     /// A loop over a backend, on an empty cluster; `source` is what status calls the source.
-    pub fn new(backend: B, source: String, settings: Settings, cluster: Cluster) -> Self {
+    pub fn new(
+        backend: B,
+        source: String,
+        settings: Settings,
+        mut cluster: Cluster,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        cluster.count_triggers_since(now());
         let context = Context::of(&settings, cluster.own_name(), None);
         Self {
             backend,
@@ -129,6 +139,7 @@ impl<B: Backend> Reconciler<B> {
             logged: BTreeSet::new(),
             crowded: false,
             outlet: outlet::pair().0,
+            metrics,
         }
     }
 
@@ -184,6 +195,7 @@ impl<B: Backend> Reconciler<B> {
     fn take(&mut self, changes: Vec<Change>) {
         let received = Instant::now();
         let told = changes.iter().any(tells_problems);
+        self.metrics.received(&changes);
         for change in changes {
             self.cluster.take(change);
         }
@@ -206,16 +218,31 @@ impl<B: Backend> Reconciler<B> {
             }
             self.pruned = true;
         }
+        if self.pending.is_empty() {
+            self.settle_triggers();
+        }
         let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
         let idle = self.synced && self.pending.is_empty() && !self.repair;
         if waits || idle {
             self.outlet.publish(idle);
             return;
         }
+        let (began, is_full) = (Instant::now(), !self.synced || self.repair || self.failure.is_some());
         match self.write() {
-            Ok(applied) => self.succeeded(applied, received),
+            Ok(applied) => {
+                self.tally(applied, received, began, is_full);
+                self.succeeded(applied, received);
+            }
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Counts a pass. What it has written is in force.
+    fn tally(&self, applied: Applied, received: Instant, began: Instant, is_full: bool) {
+        let Applied { puts: written, drops: removed } = applied;
+        let since_received = (!applied.is_nothing()).then(|| received.elapsed());
+        let pass = Pass { took: began.elapsed(), since_received, is_full, written, removed };
+        self.metrics.passed(pass);
     }
 
     /// Whether enough is known to begin.
@@ -299,6 +326,7 @@ impl<B: Backend> Reconciler<B> {
 
     fn succeeded(&mut self, applied: Applied, received: Instant) {
         let took = received.elapsed();
+        self.settle_triggers();
         self.repair = false;
         self.passes += 1;
         self.outlet.updated();
@@ -319,7 +347,18 @@ impl<B: Backend> Reconciler<B> {
         }
     }
 
+    /// Whatever has caused the changes until now is in force.
+    fn settle_triggers(&mut self) {
+        let now = now();
+        for trigger in self.cluster.take_triggers() {
+            let ago = u64::try_from(now.saturating_sub(trigger.at)).unwrap_or_default();
+            self.metrics.programmed(trigger.family, Duration::from_nanos(ago));
+        }
+    }
+
     fn failed(&mut self, failure: &BackendError) {
+        self.metrics.failed();
+        self.cluster.take_triggers();
         let wait = self.failure.as_ref().map_or(RETRY[0], |last| (last.wait * 2).min(RETRY[1]));
         let message = chain(failure);
         error!(error = message, retry_in = ?wait, "could not program the kernel");
@@ -350,6 +389,7 @@ impl<B: Backend> Reconciler<B> {
         };
         self.look_at_conntrack(&report);
         let detached = report.detached();
+        self.metrics.set(self.facts(report));
         if !detached.is_empty() {
             warn!(hooks = detached.join(","), "somebody detached our programs; attaching them again");
             self.repair = true;
@@ -406,6 +446,16 @@ impl<B: Backend> Reconciler<B> {
         all
     }
 
+    fn facts(&self, kernel: Report) -> Facts {
+        Facts {
+            counts: self.cluster.counts(),
+            listed: Kind::ALL.into_iter().filter(|kind| self.cluster.listed(*kind)).collect(),
+            problems: self.logged.len() + self.unserved.values().map(BTreeSet::len).sum::<usize>(),
+            unreached: self.desired.unreached(),
+            kernel,
+        }
+    }
+
     fn status(&self) -> Status {
         let counts = self.cluster.counts();
         let kernel = self.backend.report().ok();
@@ -431,6 +481,12 @@ impl<B: Backend> Reconciler<B> {
             problems: self.problems().into_iter().chain(unserved).chain(crowded).chain(edge).collect(),
         }
     }
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn log(Problem { object, field, message, source }: &Problem) {

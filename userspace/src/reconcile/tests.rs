@@ -1,6 +1,7 @@
 //! The loop's promises, on a paused clock.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -12,9 +13,11 @@ use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Reconciler};
 use crate::backend::memory::Memory;
 use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
+use crate::metrics::Metrics;
 use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
 use crate::model::{
-    Applied, Change, Cluster, External, Kind, Node, ObjectRef, Origin, Parsed, Problem, Service,
+    Applied, Change, Cluster, External, Family, Kind, Node, ObjectRef, Origin, Parsed, Problem, Service,
+    Slice, Trigger,
 };
 
 /// A loop at work.
@@ -25,6 +28,7 @@ struct Rig {
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
     told: Inlet,
+    metrics: Arc<Metrics>,
 }
 
 impl Rig {
@@ -34,14 +38,16 @@ impl Rig {
         let (ask, asks) = mpsc::channel(1);
         let (end, shutdown) = oneshot::channel();
         let (outlet, told) = outlet::pair();
+        let metrics = Arc::new(Metrics::new().unwrap());
         let reconciler = Reconciler::new(
             backend.clone(),
             "test".to_owned(),
             Settings::default(),
             Cluster::of_node("n1", Origin::Folder),
+            Arc::clone(&metrics),
         );
         let task = tokio::spawn(reconciler.telling(outlet).run(Inputs { changes: received, asks, shutdown }));
-        Self { backend, changes, asks: ask, end, task, told }
+        Self { backend, changes, asks: ask, end, task, told, metrics }
     }
 
     async fn send(&self, changes: impl IntoIterator<Item = Change>) {
@@ -85,6 +91,18 @@ impl Rig {
     fn check(&self) -> Option<(u16, usize)> {
         let checks = self.told.checks.borrow();
         checks.services.get(&name("web")).map(|of| (of[0].port.get(), of[0].local_endpoints))
+    }
+
+    /// The value of a metric, if it has one.
+    fn text_of(&self, sample: &str) -> Option<f64> {
+        let text = self.metrics.text().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+        Some(line.parse().unwrap())
+    }
+
+    #[track_caller]
+    fn metric(&self, sample: &str) -> f64 {
+        self.text_of(sample).unwrap_or_else(|| panic!("no {sample}"))
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -367,4 +385,30 @@ async fn what_is_wrong_with_answering_is_told_with_the_rest() {
         "taken",
     )]);
     assert!(rig.status().await.problems.iter().any(|problem| problem.message == "taken"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_waits_in_the_metrics_until_it_is_in_force() {
+    const PENDING: &str = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
+    const PROGRAMMED: &str = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
+    const FULL: &str = "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
+    const PARTIAL: &str = "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
+    let rig = Rig::start();
+    rig.list(web()).await;
+    assert_eq!((rig.metric(PENDING), rig.metric(FULL), rig.metric("sluice_synced")), (0.0, 1.0, 1.0));
+    let at = super::now();
+    let caused = |endpoints: &str| {
+        let slice = slice("web-1", "web", "http:8080", endpoints);
+        apply_slice(Slice { triggered: Some(Trigger { family: Family::V4, at }), ..slice })
+    };
+    rig.backend.with(|state| state.failures = 1);
+    rig.send([caused("10.1.0.6")]).await;
+    assert_eq!((rig.metric(PENDING), rig.metric("sluice_synced")), (1.0, 0.0));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((rig.metric(PENDING), rig.metric("sluice_synced")), (0.0, 1.0));
+    // A pass that failed has lost what caused it, and the next one looks at everything.
+    let programmed = rig.text_of(PROGRAMMED);
+    assert_eq!((programmed, rig.metric(FULL)), (None, 2.0));
+    rig.send([caused("10.1.0.7")]).await;
+    assert_eq!((rig.metric(PROGRAMMED), rig.metric(PARTIAL)), (1.0, 1.0));
 }
