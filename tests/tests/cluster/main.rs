@@ -6,6 +6,7 @@ mod dataplanes;
 mod differential;
 mod events;
 mod generated;
+mod health;
 mod node;
 mod outage;
 mod plane;
