@@ -73,6 +73,8 @@ fn shown() -> String {
         });
     }
     metrics.failed();
+    metrics.probed(Probe::Healthz, 503);
+    metrics.probed(Probe::Livez, 200);
     metrics.programmed(Family::V6, Duration::from_secs(4));
     metrics.set(everything());
     metrics.text().unwrap()
@@ -106,6 +108,8 @@ fn all_that_is_known_is_shown() {
         ("sluice_conntrack_entries", 5.0),
         ("sluice_stale_flows_removed_total", 3.0),
         ("sluice_kernel_entries_written_total", 22.0),
+        ("kubeproxy_proxy_healthz_total{code=\"503\"}", 1.0),
+        ("kubeproxy_proxy_livez_total{code=\"200\"}", 1.0),
         ("sluice_change_duration_seconds_count", 2.0),
         ("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 2.0),
         ("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}", 1.0),
