@@ -202,3 +202,39 @@ fn each_is_in_the_table_for_operators_and_nothing_else_is() {
         .collect();
     assert_eq!(shown, stated);
 }
+
+/// Names in an expression, without what histograms add to theirs.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|word| word.starts_with("sluice_") || word.starts_with("kubeproxy_"));
+    let bare = |word: &str| {
+        let ends = ["_bucket", "_sum", "_count"];
+        ends.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+    };
+    ours.map(bare).collect()
+}
+
+/// An alert over a name that nobody shows never fires.
+#[test]
+fn alerts_and_dashboard_ask_for_what_there_is() {
+    let (text, known) = (shown(), names_in(TABLE));
+    let rules: serde_json::Value =
+        serde_norway::from_str(include_str!("../../../deploy/monitoring/rules.yaml")).unwrap();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../../deploy/monitoring/dashboard.json")).unwrap();
+    let rules = rules["groups"][0]["rules"].as_array().unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let of_panels = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let expressions: Vec<&str> =
+        rules.iter().chain(of_panels).map(|one| one["expr"].as_str().unwrap()).collect();
+    assert!(expressions.len() > 20, "{expressions:?}");
+    for expression in expressions {
+        let names = names_in(expression);
+        assert!(names.is_subset(&known), "{expression}");
+        assert!(names.iter().all(|name| text.contains(&format!("# TYPE {name} "))), "{expression}");
+    }
+    for rule in rules {
+        let texts = ["summary", "description"].map(|key| rule["annotations"][key].as_str());
+        assert!(texts.iter().all(Option::is_some), "{rule}");
+    }
+}
