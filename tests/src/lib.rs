@@ -14,6 +14,7 @@ pub mod control_plane;
 pub mod crowd;
 pub mod daemon;
 pub mod demo;
+pub mod deploy;
 pub mod keeper;
 pub mod kube_proxy;
 pub mod kubelet;

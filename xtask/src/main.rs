@@ -14,6 +14,7 @@ mod host;
 mod licences;
 mod linker;
 mod lints;
+mod operators;
 mod parts;
 mod place;
 mod progress;

@@ -3,6 +3,7 @@
 mod access;
 mod arrive;
 mod dataplanes;
+mod deploy;
 mod differential;
 mod generated;
 mod node;
