@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod container;
 pub mod control_plane;
 pub mod crowd;
 pub mod daemon;

@@ -2,6 +2,7 @@
 
 mod access;
 mod arrive;
+mod container;
 mod dataplanes;
 mod deploy;
 mod differential;
