@@ -82,13 +82,14 @@ fn labels(about: &About<'_>) -> Value {
     })
 }
 
-/// The name is what containerd and podman call the image after the import.
+/// The name is what containerd and podman call the image after the import: `sluice:VERSION` in a pod means the same.
 fn index(manifest: &[u8], about: &About<'_>) -> Value {
     let mut entry = descriptor(MANIFEST, manifest);
     entry["platform"] = json!({ "architecture": about.architecture, "os": "linux" });
+    let name = format!("docker.io/library/sluice:{}", about.version);
     entry["annotations"] = json!({
-        "io.containerd.image.name": format!("docker.io/library/sluice:{}", about.version),
-        "org.opencontainers.image.ref.name": about.version,
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name,
     });
     json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry] })
 }

@@ -95,6 +95,30 @@ fn the_chart_refuses_values_that_would_not_work() {
     refused(json!({ "apiServer": { "host": EXAMPLE }, "config": port }), "metricsBindAddress");
 }
 
+/// Values that are told about one by one.
+const GROUPS: [&str; 4] = ["apiServer", "hostPaths", "image", "podMonitor"];
+
+#[test]
+fn every_value_and_its_default_stand_in_the_table_of_docs_install() {
+    let read = |name: &str| std::fs::read_to_string(folder().join(name)).unwrap();
+    let values: Value = serde_norway::from_str(&read("chart/values.yaml")).unwrap();
+    let manual = read("../docs/install.md");
+    for (name, value) in values.as_object().unwrap() {
+        let rows = match value.as_object().filter(|_| GROUPS.contains(&name.as_str())) {
+            Some(group) => {
+                group.iter().map(|(below, value)| format!("| `{name}.{below}` | `{value}` |")).collect()
+            }
+            None => vec![format!("| `{name}` | `{value}` |")],
+        };
+        for row in rows {
+            assert!(manual.contains(&row), "docs/install.md lacks the row {row}");
+        }
+    }
+    for value in GROUPS {
+        assert!(values[value].is_object(), "there is no {value}");
+    }
+}
+
 /// The server drops no field and knows every one: what is applied by one tool is what the other would apply.
 #[test]
 fn an_api_server_takes_every_object() {
