@@ -2,14 +2,16 @@
 //!
 //! Data runs one way: API objects ([`source`]) to facts ([`model`]) to what this node should do ([`desired`]) to a list
 //! of changes ([`plan`]) to the kernel ([`backend`]). One loop ([`reconcile`]) owns all state. [`dry_run`] stops before the
-//! kernel, and prints.
+//! kernel, and prints. What all of it counts is in [`metrics`].
 
 pub mod backend;
 pub mod config;
 pub mod desired;
 pub mod dry_run;
 pub mod inspect;
+pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod plan;
 pub mod privilege;
 pub mod reconcile;

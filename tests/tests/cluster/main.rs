@@ -6,6 +6,7 @@ mod container;
 mod dataplanes;
 mod deploy;
 mod differential;
+mod events;
 mod generated;
 mod node;
 mod outage;

@@ -74,7 +74,7 @@ pub fn candidates<'a>(slices: impl Iterator<Item = &'a Slice>, id: &ServicePortN
 /// The same before duplicates are taken out, in the order of the slices.
 pub fn stated<'a>(slices: impl Iterator<Item = &'a Slice>, id: &ServicePortName) -> Vec<Candidate<'a>> {
     let mut all = Vec::new();
-    for Slice { name: slice, service: _, ports, endpoints } in slices {
+    for Slice { name: slice, service: _, ports, endpoints, triggered: _ } in slices {
         for port in ports.iter().filter(|port| belongs(port, id)) {
             let ours = endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == id.family);
             all.extend(ours.map(|endpoint| candidate(endpoint, port, slice)));

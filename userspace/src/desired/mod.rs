@@ -15,6 +15,7 @@ mod frontends;
 pub mod port;
 pub mod routes;
 pub mod settings;
+mod unreached;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ use self::routes::{Lists, Sources};
 pub use context::{Context, FamilyContext, NodePorts, Pods};
 pub use port::{Action, Endpoint, Frontend, List, Masquerade, Routes, ServicePort, Uses};
 pub use settings::{Detector, NodePortAddress, Settings};
+pub use unreached::Unreached;
 
 /// One port of a Service in one family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

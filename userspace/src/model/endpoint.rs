@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use super::{Protocol, ServiceName};
+use super::{Family, Protocol, ServiceName};
 
 /// One slice. All its endpoints are of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,17 @@ pub struct Slice {
     pub ports: Arc<[SlicePort]>,
     /// Its endpoints.
     pub endpoints: Box<[Endpoint]>,
+    /// When the latest of the changes happened that whoever wrote it answers with it, if it says so.
+    pub triggered: Option<Trigger>,
+}
+
+/// When something happened that changed endpoints (annotation `endpoints.kubernetes.io/last-change-trigger-time`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// The family of the endpoints.
+    pub family: Family,
+    /// Nanoseconds since 1970.
+    pub at: i64,
 }
 
 /// One port of a slice. It belongs to the port of the Service with the same name and protocol.

@@ -19,7 +19,7 @@ pub(crate) mod sample;
 pub mod service;
 
 pub use cluster::{Applied, Change, Cluster, Counts, Origin};
-pub use endpoint::{Conditions, Endpoint, Hints, Place, Slice, SlicePort};
+pub use endpoint::{Conditions, Endpoint, Hints, Place, Slice, SlicePort, Trigger};
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
 pub use node::{Node, ServiceCidr};
 pub use parse::Parsed;

@@ -98,6 +98,9 @@ impl Protocol {
 }
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// The family of an address.
     pub const fn of(address: IpAddr) -> Self {
         match address {

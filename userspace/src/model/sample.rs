@@ -31,7 +31,13 @@ pub(crate) fn slice(name: &str, service: &str, ports: &str, endpoints: &str) -> 
     let ports = ports.split_whitespace().map(port);
     let ports = ports.map(|(name, port, protocol)| SlicePort { name, protocol, port }).collect();
     let endpoints = endpoints.split_whitespace().map(endpoint).collect();
-    Slice { name: name.into(), service: ServiceName::new("default", service), ports, endpoints }
+    Slice {
+        name: name.into(),
+        service: ServiceName::new("default", service),
+        ports,
+        endpoints,
+        triggered: None,
+    }
 }
 
 /// The name of a Service in namespace `default`.

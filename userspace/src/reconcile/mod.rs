@@ -4,18 +4,22 @@
 //! together, and one that comes alone is carried out at once; after a failure the same is tried again until it works.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::backend::conntrack::Usage;
+use crate::backend::dataplane::Running;
 use crate::backend::edge;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
+use crate::metrics::{Facts, Metrics, Pass};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
+use crate::notify::{Notice, Notices, Reason};
 use crate::source::BACKLOG;
 
 /// How often hooks are looked after and late problems are logged.
@@ -64,6 +68,15 @@ pub struct Inputs {
     pub shutdown: oneshot::Receiver<()>,
 }
 
+/// Where the loop tells what it does, and waits for nobody.
+#[derive(Debug)]
+pub struct Outputs {
+    /// For Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// For events in the API.
+    pub notices: Notices,
+}
+
 /// All state.
 pub struct Reconciler<B> {
     backend: B,
@@ -92,6 +105,12 @@ pub struct Reconciler<B> {
     logged: BTreeSet<Problem>,
     /// Whether connection tracking has hardly room for new flows.
     crowded: bool,
+    metrics: Arc<Metrics>,
+    notices: Notices,
+    /// Which dataplane had the traffic at the last look.
+    dataplane: Option<Running>,
+    /// How many flows the edge layer had left to others by then, for want of room.
+    full_at: u64,
 }
 
 struct Failure {
@@ -102,7 +121,15 @@ struct Failure {
 
 impl<B: Backend> Reconciler<B> {
     /// A loop over a backend, on an empty cluster; `source` is what status calls the source.
-    pub fn new(backend: B, source: String, settings: Settings, cluster: Cluster) -> Self {
+    pub fn new(
+        backend: B,
+        source: String,
+        settings: Settings,
+        mut cluster: Cluster,
+        outputs: Outputs,
+    ) -> Self {
+        let Outputs { metrics, notices } = outputs;
+        cluster.count_triggers_since(now());
         let context = Context::of(&settings, cluster.own_name(), None);
         Self {
             backend,
@@ -123,6 +150,10 @@ impl<B: Backend> Reconciler<B> {
             last_change: None,
             logged: BTreeSet::new(),
             crowded: false,
+            metrics,
+            notices,
+            dataplane: None,
+            full_at: 0,
         }
     }
 
@@ -169,6 +200,7 @@ impl<B: Backend> Reconciler<B> {
     fn take(&mut self, changes: Vec<Change>) {
         let received = Instant::now();
         let told = changes.iter().any(tells_problems);
+        self.metrics.received(&changes);
         for change in changes {
             self.cluster.take(change);
         }
@@ -191,15 +223,30 @@ impl<B: Backend> Reconciler<B> {
             }
             self.pruned = true;
         }
+        if self.pending.is_empty() {
+            self.settle_triggers();
+        }
         let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
         let idle = self.synced && self.pending.is_empty() && !self.repair;
         if waits || idle {
             return;
         }
+        let (began, is_full) = (Instant::now(), !self.synced || self.repair || self.failure.is_some());
         match self.write() {
-            Ok(applied) => self.succeeded(applied, received),
+            Ok(applied) => {
+                self.tally(applied, received, began, is_full);
+                self.succeeded(applied, received);
+            }
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Counts a pass. What it has written is in force.
+    fn tally(&self, applied: Applied, received: Instant, began: Instant, is_full: bool) {
+        let Applied { puts: written, drops: removed } = applied;
+        let since_received = (!applied.is_nothing()).then(|| received.elapsed());
+        let pass = Pass { took: began.elapsed(), since_received, is_full, written, removed };
+        self.metrics.passed(pass);
     }
 
     /// Whether enough is known to begin.
@@ -233,6 +280,7 @@ impl<B: Backend> Reconciler<B> {
                 self.unserved.insert(name.clone(), problems);
             }
         }
+        new.iter().for_each(|problem| self.notices.give(Notice::of_problem(Reason::NotServed, problem)));
         if new.len() > FEW {
             warn!(
                 ports = new.len(),
@@ -272,6 +320,7 @@ impl<B: Backend> Reconciler<B> {
 
     fn succeeded(&mut self, applied: Applied, received: Instant) {
         let took = received.elapsed();
+        self.settle_triggers();
         self.repair = false;
         self.passes += 1;
         if self.failure.take().is_some() {
@@ -282,6 +331,8 @@ impl<B: Backend> Reconciler<B> {
         }
         if !std::mem::replace(&mut self.synced, true) {
             let services = self.cluster.counts().services;
+            let note = format!("{services} Services are served; sluice {}", env!("CARGO_PKG_VERSION"));
+            self.notices.give(Notice::of_node(false, Reason::Starting, note));
             info!(
                 services,
                 written = applied.puts,
@@ -291,7 +342,18 @@ impl<B: Backend> Reconciler<B> {
         }
     }
 
+    /// Whatever has caused the changes until now is in force.
+    fn settle_triggers(&mut self) {
+        let now = now();
+        for trigger in self.cluster.take_triggers() {
+            let ago = u64::try_from(now.saturating_sub(trigger.at)).unwrap_or_default();
+            self.metrics.programmed(trigger.family, Duration::from_nanos(ago));
+        }
+    }
+
     fn failed(&mut self, failure: &BackendError) {
+        self.metrics.failed();
+        self.cluster.take_triggers();
         let wait = self.failure.as_ref().map_or(RETRY[0], |last| (last.wait * 2).min(RETRY[1]));
         let message = chain(failure);
         error!(error = message, retry_in = ?wait, "could not program the kernel");
@@ -301,6 +363,7 @@ impl<B: Backend> Reconciler<B> {
     fn watch(&mut self) {
         if self.synced && self.backend.disturbed() {
             warn!("somebody took away tables or chains of ours; putting them back");
+            self.warn_node(Reason::Repaired, "somebody took away tables or chains of ours".to_owned());
             self.repair = true;
             self.pass(Instant::now());
         }
@@ -321,9 +384,13 @@ impl<B: Backend> Reconciler<B> {
             }
         };
         self.look_at_conntrack(&report);
+        self.look_at_dataplane(&report);
         let detached = report.detached();
+        self.metrics.set(self.facts(report));
         if !detached.is_empty() {
-            warn!(hooks = detached.join(","), "somebody detached our programs; attaching them again");
+            let hooks = detached.join(",");
+            warn!(hooks, "somebody detached our programs; attaching them again");
+            self.warn_node(Reason::Repaired, format!("somebody detached our programs: {hooks}"));
             self.repair = true;
             self.pass(Instant::now());
         }
@@ -334,24 +401,70 @@ impl<B: Backend> Reconciler<B> {
         let problem = report.conntrack.and_then(Usage::problem);
         if !std::mem::replace(&mut self.crowded, problem.is_some()) {
             problem.iter().for_each(log);
+            let tell = |problem| self.notices.give(Notice::of_problem(Reason::TableNearlyFull, problem));
+            problem.iter().for_each(tell);
         }
+    }
+
+    /// Tells which dataplane has the traffic when that changes, and whether one has fallen back.
+    fn look_at_dataplane(&mut self, report: &Report) {
+        if report.running.is_some() && report.running != self.dataplane {
+            self.dataplane.clone_from(&report.running);
+            if let Some(running @ Running { dataplane, reason }) = &self.dataplane {
+                let note = format!("{dataplane} has the traffic: {reason}");
+                let is_warning = running.is_fallback();
+                self.notices.give(Notice::of_node(is_warning, Reason::DataplaneChanged, note));
+            }
+        }
+        let full = report.edge.as_ref().map_or(0, edge::Report::without_room);
+        if full > std::mem::replace(&mut self.full_at, full) {
+            let note = format!(
+                "the edge layer's table of flows was full: {full} new flows were left to nftables so far; \
+                 --edge-flows gives it more room"
+            );
+            self.warn_node(Reason::TableNearlyFull, note);
+        }
+    }
+
+    fn warn_node(&self, reason: Reason, note: String) {
+        self.notices.give(Notice::of_node(true, reason, note));
     }
 
     /// Each problem is logged once, when it appears.
     fn log_problems(&mut self) {
-        let now: BTreeSet<Problem> = self.problems().into_iter().collect();
-        now.difference(&self.logged).for_each(log);
-        self.logged = now;
+        let now = self.problems_by_reason();
+        for (reason, problem) in now.iter().flat_map(|(reason, all)| all.iter().map(|one| (*reason, one))) {
+            if !self.logged.contains(problem) {
+                log(problem);
+                self.notices.give(Notice::of_problem(reason, problem));
+            }
+        }
+        self.logged = now.into_iter().flat_map(|(_, problems)| problems).collect();
     }
 
     /// Everything that is wrong, but for what the backend cannot do.
     fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.cluster.problems();
-        problems.extend(self.desired.problems());
-        problems.extend(self.desired.context().problems(&self.settings));
+        self.problems_by_reason().into_iter().flat_map(|(_, problems)| problems).collect()
+    }
+
+    fn problems_by_reason(&self) -> [(Reason, Vec<Problem>); 4] {
         let kernel = |failure: &Failure| Problem::new("kernel", "", failure.message.clone());
-        problems.extend(self.failure.as_ref().map(kernel));
-        problems
+        [
+            (Reason::InvalidObject, self.cluster.problems()),
+            (Reason::AddressConflict, self.desired.problems()),
+            (Reason::Configuration, self.desired.context().problems(&self.settings)),
+            (Reason::ProgrammingFailed, self.failure.iter().map(kernel).collect()),
+        ]
+    }
+
+    fn facts(&self, kernel: Report) -> Facts {
+        Facts {
+            counts: self.cluster.counts(),
+            listed: Kind::ALL.into_iter().filter(|kind| self.cluster.listed(*kind)).collect(),
+            problems: self.logged.len() + self.unserved.values().map(BTreeSet::len).sum::<usize>(),
+            unreached: self.desired.unreached(),
+            kernel,
+        }
     }
 
     fn status(&self) -> Status {
@@ -379,6 +492,12 @@ impl<B: Backend> Reconciler<B> {
             problems: self.problems().into_iter().chain(unserved).chain(crowded).chain(edge).collect(),
         }
     }
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 fn log(Problem { object, field, message, source }: &Problem) {

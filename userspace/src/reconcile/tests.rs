@@ -1,18 +1,21 @@
 //! The loop's promises, on a paused clock.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Reconciler};
+use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Outputs, Reconciler};
 use crate::backend::memory::Memory;
 use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
+use crate::metrics::Metrics;
 use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
-use crate::model::{Applied, Change, Cluster, Kind, Node, ObjectRef, Origin, Parsed};
+use crate::model::{Applied, Change, Cluster, Family, Kind, Node, ObjectRef, Origin, Parsed, Slice, Trigger};
+use crate::notify::{Notice, Notices, Reason};
 
 /// A loop at work.
 struct Rig {
@@ -21,6 +24,8 @@ struct Rig {
     asks: mpsc::Sender<Ask>,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    metrics: Arc<Metrics>,
+    told: mpsc::Receiver<Notice>,
 }
 
 impl Rig {
@@ -29,14 +34,17 @@ impl Rig {
         let (changes, received) = mpsc::channel(64);
         let (ask, asks) = mpsc::channel(1);
         let (end, shutdown) = oneshot::channel();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let (notices, told) = Notices::kept();
         let reconciler = Reconciler::new(
             backend.clone(),
             "test".to_owned(),
             Settings::default(),
             Cluster::of_node("n1", Origin::Folder),
+            Outputs { metrics: Arc::clone(&metrics), notices },
         );
         let task = tokio::spawn(reconciler.run(Inputs { changes: received, asks, shutdown }));
-        Self { backend, changes, asks: ask, end, task }
+        Self { backend, changes, asks: ask, end, task, metrics, told }
     }
 
     async fn send(&self, changes: impl IntoIterator<Item = Change>) {
@@ -64,6 +72,18 @@ impl Rig {
             let mut ports = state.ports.iter().filter(|(name, _)| &*name.service.name == of);
             ports.next().map(|(_, port)| port.list(List::Cluster).collect())
         })
+    }
+
+    /// The value of a metric, if it has one.
+    fn text_of(&self, sample: &str) -> Option<f64> {
+        let text = self.metrics.text().unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+        Some(line.parse().unwrap())
+    }
+
+    #[track_caller]
+    fn metric(&self, sample: &str) -> f64 {
+        self.text_of(sample).unwrap_or_else(|| panic!("no {sample}"))
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -257,4 +277,56 @@ async fn it_ends_when_told_to_and_leaves_everything_in_force() {
     rig.end.send(()).unwrap();
     rig.task.await.unwrap();
     assert!(rig.backend.with(|state| !state.ports.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_waits_in_the_metrics_until_it_is_in_force() {
+    const PENDING: &str = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
+    const PROGRAMMED: &str = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
+    const FULL: &str = "kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
+    const PARTIAL: &str = "kubeproxy_sync_partial_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
+    let rig = Rig::start();
+    rig.list(web()).await;
+    assert_eq!((rig.metric(PENDING), rig.metric(FULL), rig.metric("sluice_synced")), (0.0, 1.0, 1.0));
+    let at = super::now();
+    let caused = |endpoints: &str| {
+        let slice = slice("web-1", "web", "http:8080", endpoints);
+        apply_slice(Slice { triggered: Some(Trigger { family: Family::V4, at }), ..slice })
+    };
+    rig.backend.with(|state| state.failures = 1);
+    rig.send([caused("10.1.0.6")]).await;
+    assert_eq!((rig.metric(PENDING), rig.metric("sluice_synced")), (1.0, 0.0));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((rig.metric(PENDING), rig.metric("sluice_synced")), (0.0, 1.0));
+    // A pass that failed has lost what caused it, and the next one looks at everything.
+    let programmed = rig.text_of(PROGRAMMED);
+    assert_eq!((programmed, rig.metric(FULL)), (None, 2.0));
+    rig.send([caused("10.1.0.7")]).await;
+    assert_eq!((rig.metric(PROGRAMMED), rig.metric(PARTIAL)), (1.0, 1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_must_know_is_told_once() {
+    let mut rig = Rig::start();
+    let [service, endpoints] = web();
+    let broken = super::Problem::new("Service default/web", "spec.ports[1].port", "70000 is not a port");
+    let Change::Service(applied) = service else { panic!("a Service") };
+    let service = Change::Service(Applied { problems: vec![broken], ..applied });
+    rig.list([service.clone(), endpoints]).await;
+    rig.send([service]).await;
+    rig.backend.with(|state| state.failures = 8);
+    rig.send([apply_slice(slice("web-1", "web", "http:8080", "10.1.0.6"))]).await;
+    sleep(Duration::from_secs(20)).await;
+    let mut told = Vec::new();
+    while let Ok(Notice { service, is_warning, reason, note: _ }) = rig.told.try_recv() {
+        told.push((service.map(|service| service.name.to_string()), is_warning, reason));
+    }
+    assert_eq!(
+        told,
+        [
+            (Some("web".to_owned()), true, Reason::InvalidObject),
+            (None, false, Reason::Starting),
+            (None, true, Reason::ProgrammingFailed),
+        ]
+    );
 }

@@ -83,6 +83,7 @@ fn some_slice() -> impl Strategy<Value = Slice> {
             service: ServiceName::new("", service),
             ports: ports.into(),
             endpoints,
+            triggered: None,
         },
     )
 }

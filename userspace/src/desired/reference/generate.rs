@@ -143,6 +143,7 @@ pub(super) fn some_slice() -> impl Strategy<Value = Slice> {
             service: ServiceName::new("default", service),
             ports: slice_ports(ports).into(),
             endpoints: endpoints.iter().map(|one| one.of_family(family)).collect(),
+            triggered: None,
         }
     })
 }

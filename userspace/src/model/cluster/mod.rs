@@ -11,7 +11,7 @@ use super::interner::Interner;
 use super::parse::SERVICE_NAME_LABEL;
 use super::{
     Endpoint, Kind, Node, ObjectRef, Parsed, Place, Problem, Service, ServiceCidr, ServiceName, Slice,
-    SlicePort,
+    SlicePort, Trigger,
 };
 
 /// One thing that a source reports.
@@ -104,6 +104,10 @@ pub struct Cluster {
     counts: Counts,
     /// Services without an object, but with slices.
     missing: BTreeSet<ServiceName>,
+    /// From when on causes of changes count; nanoseconds since 1970.
+    counted_since: Option<i64>,
+    /// Causes of changes that nobody has asked for yet.
+    triggers: Vec<(ServiceName, Trigger)>,
     dirty: BTreeSet<ServiceName>,
     /// While a kind is being listed: what has not been named yet.
     unseen: BTreeMap<Kind, BTreeSet<ObjectRef>>,
@@ -164,6 +168,17 @@ impl Cluster {
                 set_or_clear(&mut self.wrong_elsewhere, object, problems)
             }
         }
+    }
+
+    /// Remembers causes of changes that happened later than this, in nanoseconds since 1970.
+    pub fn count_triggers_since(&mut self, at: i64) {
+        self.counted_since = Some(at);
+    }
+
+    /// What caused the changes of slices since the last call. A slice that has gone takes the causes of its Service with it: what it
+    /// told is not what has come into force.
+    pub fn take_triggers(&mut self) -> Vec<Trigger> {
+        std::mem::take(&mut self.triggers).into_iter().map(|(_, trigger)| trigger).collect()
     }
 
     /// The Services whose outcome may have changed since the last call.
@@ -294,7 +309,7 @@ impl Cluster {
 
     fn store_slice(&mut self, slice: Slice) {
         let owner = slice.service.clone();
-        let endpoints = slice.endpoints.len();
+        let (endpoints, trigger) = (slice.endpoints.len(), slice.triggered);
         let of_owner = self.slices.entry(owner.clone()).or_default();
         match find(of_owner, &slice.name) {
             Ok(at) if of_owner[at] == slice => return,
@@ -309,6 +324,8 @@ impl Cluster {
         }
         self.counts.slices += 1;
         self.counts.endpoints += endpoints;
+        let counts = |trigger: &Trigger| self.counted_since.is_some_and(|since| trigger.at > since);
+        self.triggers.extend(trigger.filter(counts).map(|trigger| (owner.clone(), trigger)));
         self.touch(owner, true);
     }
 
@@ -320,6 +337,7 @@ impl Cluster {
             self.slices.remove(&owner);
         }
         self.uncount(&before);
+        self.triggers.retain(|(of, _)| *of != owner);
         self.touch(owner, true);
     }
 
@@ -395,7 +413,7 @@ impl Cluster {
     }
 
     fn share_names(&mut self, slice: &mut Slice) {
-        let Slice { name: _, service, ports, endpoints } = slice;
+        let Slice { name: _, service, ports, endpoints, triggered: _ } = slice;
         self.share_name(service);
         self.ports.share(ports);
         for Endpoint { address: _, conditions: _, place } in endpoints {

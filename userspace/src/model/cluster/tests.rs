@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Family;
 use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
 
 #[test]
@@ -341,6 +342,49 @@ fn some_changes() -> impl Strategy<Value = Vec<Change>> {
 
 fn some_kind() -> impl Strategy<Value = Kind> {
     prop::sample::select(Kind::NEEDED.to_vec())
+}
+
+/// A slice of `web` with these endpoints, whose cause happened at this time.
+fn caused(name: &str, endpoints: &str, at: i64) -> Change {
+    let trigger = Trigger { family: Family::V4, at };
+    apply_slice(Slice { triggered: Some(trigger), ..slice(name, "web", ":80", endpoints) })
+}
+
+#[test]
+fn causes_count_once_and_only_if_they_are_later_than_the_beginning() {
+    let mut cluster = Cluster::default();
+    cluster.take(caused("web-0", "10.1.0.9", 200));
+    assert_eq!(cluster.take_triggers(), [], "nobody counts yet");
+    cluster.count_triggers_since(100);
+    for change in [
+        caused("web-1", "10.1.0.5", 100),
+        caused("web-1", "10.1.0.6", 101),
+        caused("web-1", "10.1.0.6", 101),
+        caused("web-2", "10.1.0.7", 102),
+        web_1("10.1.0.8"),
+    ] {
+        cluster.take(change);
+    }
+    let times = |cluster: &mut Cluster| -> Vec<i64> {
+        cluster.take_triggers().into_iter().map(|trigger| trigger.at).collect()
+    };
+    assert_eq!(times(&mut cluster), [101, 102]);
+    assert!(times(&mut cluster).is_empty());
+}
+
+#[test]
+fn a_slice_that_goes_takes_its_services_causes_with_it() {
+    let mut cluster = Cluster::default();
+    cluster.count_triggers_since(0);
+    let other = Slice {
+        triggered: Some(Trigger { family: Family::V4, at: 7 }),
+        ..slice("other-1", "other", ":80", "10.1.0.7")
+    };
+    for change in [caused("web-1", "10.1.0.5", 5), caused("web-2", "10.1.0.6", 6), apply_slice(other)] {
+        cluster.take(change);
+    }
+    cluster.take(delete(Kind::EndpointSlice, "web-1"));
+    assert_eq!(cluster.take_triggers(), [Trigger { family: Family::V4, at: 7 }]);
 }
 
 /// Takes both, and looks at what the second made dirty.

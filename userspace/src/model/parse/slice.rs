@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff;
 
 use super::super::address;
 use super::super::interner::Interner;
-use super::super::{Conditions, Endpoint, Family, Hints, Place, ServiceName, Slice, SlicePort};
+use super::super::{Conditions, Endpoint, Family, Hints, Place, ServiceName, Slice, SlicePort, Trigger};
 use super::findings::Findings;
 use super::{
     HEADLESS_LABEL, Kind, ObjectRef, Parsed, Problem, SERVICE_NAME_LABEL, has_label, label_value, port,
@@ -28,8 +30,19 @@ pub fn slice(object: &v1::EndpointSlice) -> (Parsed<Slice>, Vec<Problem>) {
     };
     let ports = ports(stated_ports.as_deref().unwrap_or_default(), &mut findings);
     let endpoints = endpoints(stated.as_deref().unwrap_or_default(), family, &mut findings);
-    (Parsed::Keep(Slice { name, service, ports, endpoints }), findings.finish())
+    let triggered = trigger(metadata).map(|at| Trigger { family, at });
+    (Parsed::Keep(Slice { name, service, ports, endpoints, triggered }), findings.finish())
 }
+
+/// When what it answers happened; what cannot be read counts as not said, as with kube-proxy.
+fn trigger(metadata: &ObjectMeta) -> Option<i64> {
+    let text = metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
+    let at: jiff::Timestamp = text.parse().ok()?;
+    i64::try_from(at.as_nanosecond()).ok()
+}
+
+/// Its value is a time as in RFC 3339, with nanoseconds.
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 type Identity = (Arc<str>, ServiceName, Family);
 
@@ -306,7 +319,30 @@ mod tests {
         assert_eq!(parsed.kept().map_or_else(|| "skip".to_owned(), |kept| render(&kept)), kept, "{object}");
     }
 
-    fn render(Slice { name: _, service, ports, endpoints }: &Slice) -> String {
+    #[test]
+    fn when_what_it_answers_happened_is_known_where_it_says_so_in_full() {
+        let key = "endpoints.kubernetes.io/last-change-trigger-time";
+        for (text, expected) in [
+            ("2026-09-15T10:00:00.123456789Z", Some(1_789_466_400_123_456_789)),
+            ("2026-09-15T12:00:00+02:00", Some(1_789_466_400_000_000_000)),
+            ("yesterday", None),
+            ("", None),
+            ("9999-12-31T00:00:00Z", None),
+        ] {
+            let object = json!({
+                "addressType": "IPv6", "endpoints": [],
+                "metadata": {
+                    "namespace": "default", "name": "web-1",
+                    "labels": {SERVICE_NAME_LABEL: "web"}, "annotations": {key: text},
+                },
+            });
+            let (parsed, problems) = slice(&serde_json::from_value(object).unwrap());
+            let expected = expected.map(|at| Trigger { family: Family::V6, at });
+            assert_eq!((parsed.kept().unwrap().triggered, problems.len()), (expected, 0), "{text:?}");
+        }
+    }
+
+    fn render(Slice { name: _, service, ports, endpoints, triggered: _ }: &Slice) -> String {
         let mut words = vec![service.to_string(), "|".to_owned()];
         words.extend(ports.iter().map(|port| format!("{}:{}/{}", port.name, port.port, port.protocol)));
         words.push("|".to_owned());

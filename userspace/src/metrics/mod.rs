@@ -1,0 +1,277 @@
+//! What Prometheus reads: kube-proxy's names where they mean the same, and our own.
+//!
+//! The loop counts what it does and says now and then how things stand; whoever asks gets text made of that, and waits for
+//! nobody.
+
+mod facts;
+mod family;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder, exponential_buckets, proto,
+};
+
+pub use self::facts::Facts;
+use self::facts::{families, ip_family};
+use crate::model::{Change, Family};
+
+/// The format of the text.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// A pass of the loop that brought the kernel to what the objects say.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// How long it took.
+    pub took: Duration,
+    /// How long the first of the changes in it had waited by its end, if something was written.
+    pub since_received: Option<Duration>,
+    /// Whether everything was looked at, and not only what had changed.
+    pub is_full: bool,
+    /// Entries written to the kernel.
+    pub written: usize,
+    /// Entries removed from it.
+    pub removed: usize,
+}
+
+/// All metrics of the daemon.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    facts: std::sync::Arc<Mutex<Facts>>,
+    sync: HistogramVec,
+    full: HistogramVec,
+    partial: HistogramVec,
+    synced_at: GaugeVec,
+    queued_at: GaugeVec,
+    programming: HistogramVec,
+    services: IntCounter,
+    slices: IntCounter,
+    services_pending: Gauge,
+    slices_pending: Gauge,
+    failures: IntCounterVec,
+    synced: Gauge,
+    change: Histogram,
+    written: IntCounter,
+    removed: IntCounter,
+}
+
+/// By family, as kube-proxy has it; one pass here serves both.
+const BY_FAMILY: [&str; 1] = ["ip_family"];
+
+impl Metrics {
+    /// Nothing counted yet. An error means that two metrics have one name, or one that Prometheus does not take.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let maker = Maker(&registry);
+        let facts = std::sync::Arc::new(Mutex::new(Facts::default()));
+        registry.register(Box::new(Snapshot(std::sync::Arc::clone(&facts))))?;
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        registry.register(Box::new(process))?;
+        let coarse = || exponential_buckets(0.001, 2.0, 15);
+        Ok(Self {
+            sync: maker.histograms("kubeproxy_sync_proxy_rules_duration_seconds", SYNC, coarse()?)?,
+            full: maker.histograms("kubeproxy_sync_full_proxy_rules_duration_seconds", FULL, coarse()?)?,
+            partial: maker.histograms(
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                PARTIAL,
+                coarse()?,
+            )?,
+            synced_at: maker.gauges("kubeproxy_sync_proxy_rules_last_timestamp_seconds", SYNCED_AT)?,
+            queued_at: maker.gauges("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", QUEUED_AT)?,
+            programming: maker.histograms(
+                "kubeproxy_network_programming_duration_seconds",
+                PROGRAMMING,
+                programming_buckets(),
+            )?,
+            services: maker.counter("kubeproxy_sync_proxy_rules_service_changes_total", SERVICES)?,
+            slices: maker.counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", SLICES)?,
+            services_pending: maker
+                .gauge("kubeproxy_sync_proxy_rules_service_changes_pending", SERVICES_PENDING)?,
+            slices_pending: maker
+                .gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", SLICES_PENDING)?,
+            failures: maker.counters("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", FAILURES)?,
+            synced: maker.gauge("sluice_synced", SYNCED)?,
+            change: maker.histogram("sluice_change_duration_seconds", CHANGE, fine()?)?,
+            written: maker.counter("sluice_kernel_entries_written_total", WRITTEN)?,
+            removed: maker.counter("sluice_kernel_entries_removed_total", REMOVED)?,
+            registry,
+            facts,
+        })
+    }
+
+    /// Changes have come, and wait until the kernel has been brought to what they say.
+    pub fn received(&self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Service(_) => (self.services.inc(), self.services_pending.inc()).0,
+                Change::Slice(_) => (self.slices.inc(), self.slices_pending.inc()).0,
+                Change::Deleted(object) => self.deleted(object.kind),
+                Change::Node(_)
+                | Change::ServiceCidr(_)
+                | Change::Unreadable { .. }
+                | Change::Begin(_)
+                | Change::End(_)
+                | Change::Partial(_)
+                | Change::Problems { .. } => {}
+            }
+        }
+        self.stamp(&self.queued_at);
+    }
+
+    fn deleted(&self, kind: crate::model::Kind) {
+        use crate::model::Kind;
+        match kind {
+            Kind::Service => (self.services.inc(), self.services_pending.inc()).0,
+            Kind::EndpointSlice => (self.slices.inc(), self.slices_pending.inc()).0,
+            Kind::Node | Kind::ServiceCidr => {}
+        }
+    }
+
+    /// The kernel is as the objects say.
+    pub fn passed(&self, pass: Pass) {
+        let Pass { took, since_received, is_full, written, removed } = pass;
+        for family in Family::ALL {
+            let label = [ip_family(family)];
+            self.sync.with_label_values(&label).observe(took.as_secs_f64());
+            let one = if is_full { &self.full } else { &self.partial };
+            one.with_label_values(&label).observe(took.as_secs_f64());
+        }
+        self.stamp(&self.synced_at);
+        self.synced.set(1.0);
+        self.services_pending.set(0.0);
+        self.slices_pending.set(0.0);
+        if let Some(since) = since_received {
+            self.change.observe(since.as_secs_f64());
+        }
+        self.written.inc_by(written as u64);
+        self.removed.inc_by(removed as u64);
+    }
+
+    /// A change of endpoints is in force whose cause happened so long ago, as its slice says.
+    pub fn programmed(&self, family: Family, ago: Duration) {
+        self.programming.with_label_values(&[ip_family(family)]).observe(ago.as_secs_f64());
+    }
+
+    /// The kernel refused something.
+    pub fn failed(&self) {
+        self.synced.set(0.0);
+        Family::ALL.iter().for_each(|family| self.failures.with_label_values(&[ip_family(*family)]).inc());
+    }
+
+    /// Takes how things stand.
+    pub fn set(&self, facts: Facts) {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    /// Counters of others, to be shown with these.
+    pub fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.registry.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    /// All of it, in Prometheus' text format.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    fn stamp(&self, gauge: &GaugeVec) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Family::ALL
+            .iter()
+            .for_each(|family| gauge.with_label_values(&[ip_family(*family)]).set(now.as_secs_f64()));
+    }
+}
+
+const SYNC: &str = "Time of one synchronization of the kernel with the objects, in seconds.";
+const FULL: &str = "The same, where everything was looked at.";
+const PARTIAL: &str = "The same, where only what had changed was looked at.";
+const SYNCED_AT: &str = "Time of the last successful synchronization, in seconds since 1970.";
+const QUEUED_AT: &str = "Time when a synchronization was last asked for, in seconds since 1970.";
+const PROGRAMMING: &str =
+    "Time from what caused a change of endpoints, as its slice says, until it was in force, in seconds.";
+const SERVICES: &str = "Changes of Services seen.";
+const SLICES: &str = "Changes of EndpointSlices seen.";
+const SERVICES_PENDING: &str = "Changes of Services that are not in force yet.";
+const SLICES_PENDING: &str = "Changes of EndpointSlices that are not in force yet.";
+const FAILURES: &str = "Synchronizations that failed, whichever dataplane refused.";
+const SYNCED: &str = "Whether the kernel is as the objects say (1), or behind (0).";
+const CHANGE: &str = "Time from a change's arrival until it was in force, in seconds.";
+const WRITTEN: &str = "Entries written to the kernel: map entries, set elements, rules.";
+const REMOVED: &str = "Entries removed from the kernel.";
+
+/// From 50 microseconds to half a minute.
+fn fine() -> Result<Vec<f64>, prometheus::Error> {
+    exponential_buckets(0.000_05, 2.0, 20)
+}
+
+/// As kube-proxy has them: a quarter and a half, each second of the first minute, each five of the second, and each thirty up to five.
+fn programming_buckets() -> Vec<f64> {
+    let seconds = (1..60).chain((60..120).step_by(5)).chain((120..=300).step_by(30));
+    [0.25, 0.5].into_iter().chain(seconds.map(f64::from)).collect()
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: Vec<f64>,
+    ) -> Result<HistogramVec, prometheus::Error> {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &BY_FAMILY)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Result<Histogram, prometheus::Error> {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?)
+    }
+
+    fn gauges(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(Opts::new(name, help), &BY_FAMILY)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.add(Gauge::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), &BY_FAMILY)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+/// How things stood when somebody last said so.
+struct Snapshot(std::sync::Arc<Mutex<Facts>>);
+
+impl Collector for Snapshot {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let facts = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        families(&facts).into_iter().map(family::Family::into_proto).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
