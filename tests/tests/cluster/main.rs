@@ -2,7 +2,9 @@
 
 mod access;
 mod arrive;
+mod container;
 mod dataplanes;
+mod deploy;
 mod differential;
 mod events;
 mod generated;
