@@ -9,6 +9,7 @@ pub mod config;
 pub mod desired;
 pub mod dry_run;
 pub mod explain;
+pub mod http;
 pub mod inspect;
 pub mod metrics;
 pub mod model;

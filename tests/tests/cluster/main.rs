@@ -2,10 +2,13 @@
 
 mod access;
 mod arrive;
+mod container;
 mod dataplanes;
+mod deploy;
 mod differential;
 mod events;
 mod generated;
+mod health;
 mod node;
 mod outage;
 mod plane;

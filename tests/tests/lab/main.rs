@@ -28,6 +28,7 @@ mod flows;
 mod folder;
 mod full;
 mod grow;
+mod health;
 mod hints;
 mod neighbours;
 mod nftables;
