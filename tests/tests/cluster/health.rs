@@ -1,5 +1,7 @@
 //! Side by side with kube-proxy in the same situation: what both answer to probes and to load balancers.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails: a panic has a stack")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
