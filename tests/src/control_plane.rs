@@ -70,6 +70,14 @@ impl ControlPlane {
         &self.wire
     }
 
+    /// The certificate by which the server is known, as PEM.
+    pub fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    /// The port of the API server at [`Wire::V4`].
+    pub const PORT: u16 = PORT;
+
     /// A kubeconfig for the bearer of a token.
     pub fn kubeconfig(&self, token: &str) -> String {
         let cluster = json!({

@@ -10,10 +10,12 @@
 pub mod agent;
 pub mod cgroup;
 pub mod client;
+pub mod container;
 pub mod control_plane;
 pub mod crowd;
 pub mod daemon;
 pub mod demo;
+pub mod deploy;
 pub mod http;
 pub mod keeper;
 pub mod kube_proxy;

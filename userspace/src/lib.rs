@@ -12,6 +12,7 @@ pub mod http;
 pub mod inspect;
 pub mod metrics;
 pub mod model;
+pub mod notify;
 pub mod plan;
 pub mod privilege;
 pub mod reconcile;

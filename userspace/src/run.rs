@@ -16,7 +16,8 @@ use crate::backend::nft::Marks;
 use crate::config::Run;
 use crate::metrics::Metrics;
 use crate::model::{Cluster, Origin};
-use crate::reconcile::{Inputs, Reconciler, outlet};
+use crate::notify::Notices;
+use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
@@ -37,10 +38,11 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let listener = serve::listen(&flags.socket.socket)
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
     tokio::spawn(serve::serve(listener, ask));
-    let source = start_source(flags, effective, changes).await?;
+    let (source, notices) = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let loop_ = reconciler(flags, effective, backend, source, metrics).telling(outlet);
+    let outputs = Outputs { metrics, notices };
+    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet);
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
@@ -65,11 +67,11 @@ fn reconciler(
     effective: &Effective,
     backend: Dataplane,
     source: String,
-    metrics: Arc<Metrics>,
+    outputs: Outputs,
 ) -> Reconciler<Dataplane> {
     let origin = if flags.source.is_some() { Origin::Folder } else { Origin::Server };
     let cluster = Cluster::of_node(effective.node.as_str(), origin);
-    Reconciler::new(backend, source, effective.settings.clone(), cluster, metrics)
+    Reconciler::new(backend, source, effective.settings.clone(), cluster, outputs)
 }
 
 /// Ends when the configuration file holds something else; never if there is none.
@@ -135,16 +137,17 @@ async fn start_source(
     flags: &Run,
     effective: &Effective,
     changes: source::Changes,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, Notices)> {
     if let Some(directory) = &flags.source {
         tokio::spawn(source::folder::follow(directory.clone(), changes));
-        return Ok(format!("folder {}", directory.display()));
+        return Ok((format!("folder {}", directory.display()), Notices::default()));
     }
     let config = client_config(effective).await?;
     let name = format!("API server {}", config.cluster_url);
     let (client, node) = (Client::try_from(config)?, effective.node.clone());
+    let notices = Notices::publish(client.clone(), node.clone());
     tokio::spawn(async move { source::watch::follow(client, &node, changes).await });
-    Ok(name)
+    Ok((name, notices))
 }
 
 /// Mounts a bpf file system where it belongs.

@@ -30,7 +30,7 @@ impl Profile {
         }
     }
 
-    fn add_to(self, command: &mut Command) {
+    pub(crate) fn add_to(self, command: &mut Command) {
         match self {
             Self::Dev => {}
             Self::Release => {

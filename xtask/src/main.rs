@@ -11,9 +11,11 @@ mod ebpf;
 mod go;
 mod handover;
 mod host;
+mod image;
 mod licences;
 mod linker;
 mod lints;
+mod operators;
 mod parts;
 mod place;
 mod progress;
@@ -67,6 +69,7 @@ fn act(verb: Verb) -> Result<ExitCode> {
         Verb::Deny => licences::run(&place)?,
         Verb::Bench(arguments) => return handover::bench(&place, &arguments),
         Verb::Fuzz(seconds) => handover::fuzz(&place, seconds)?,
+        Verb::Image(profile) => drop(image::make(&place, profile)?),
         Verb::Demo(arguments) => return handover::demo(&place, &arguments),
     }
     Ok(ExitCode::SUCCESS)

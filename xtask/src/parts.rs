@@ -1,4 +1,5 @@
-//! The real parts of the cluster tests: etcd, the API server, its controllers, and kube-proxy to compare with.
+//! The real parts of the cluster tests: etcd, the API server, its controllers, kube-proxy to compare with, and what renders
+//! `deploy/`.
 //!
 //! `tests/parts/go.mod` names them with their exact versions; nothing of their source is in this tree.
 
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow};
 
 use crate::go;
+use crate::operators;
 use crate::place::Place;
 use crate::progress::{self, Stage};
 
@@ -70,6 +72,16 @@ pub(crate) fn ensure(place: &Place) -> Result<PathBuf> {
 fn make(place: &Place, go: &Path, stage: Stage) -> Result<PathBuf> {
     let into = directory(place);
     fs::create_dir_all(&into).with_context(|| format!("could not make {}", into.display()))?;
+    if !operators::is_fresh(place, &into) {
+        operators::make(place, go, &into, stage)?;
+    }
+    if !are_fresh(place) {
+        make_kubernetes(place, go, &into, stage)?;
+    }
+    Ok(into)
+}
+
+fn make_kubernetes(place: &Place, go: &Path, into: &Path, stage: Stage) -> Result<()> {
     for (binary, package) in PARTS {
         let log = progress::log_file(&place.target, binary);
         let what = format!("building {binary}: a real part of the cluster tests{}", patience(binary));
@@ -77,8 +89,7 @@ fn make(place: &Place, go: &Path, stage: Stage) -> Result<PathBuf> {
         command.args(["build", "-trimpath", "-ldflags", FLAGS, "-o"]).arg(into.join(binary)).arg(package);
         progress::slow(&what, &log, stage, command.current_dir(source(place)))?;
     }
-    fs::write(stamp_file(place), stamp(place)?)?;
-    Ok(into)
+    Ok(fs::write(stamp_file(place), stamp(place)?)?)
 }
 
 fn patience(binary: &str) -> &'static str {
@@ -89,6 +100,10 @@ fn patience(binary: &str) -> &'static str {
 }
 
 fn is_fresh(place: &Place) -> bool {
+    are_fresh(place) && operators::is_fresh(place, &directory(place))
+}
+
+fn are_fresh(place: &Place) -> bool {
     let all_here = PARTS.iter().all(|(binary, _)| directory(place).join(binary).exists());
     let same = match (fs::read_to_string(stamp_file(place)), stamp(place)) {
         (Ok(old), Ok(new)) => old == new,

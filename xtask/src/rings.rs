@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::build::{self, Profile};
 use crate::ebpf;
 use crate::host::Host;
+use crate::image;
 use crate::parts::{self, Parts};
 use crate::place::Place;
 use crate::progress;
@@ -78,6 +79,8 @@ struct Round<'a> {
     place: &'a Place,
     host: Host,
     parts: Option<PathBuf>,
+    /// The daemon's image, for the cluster ring.
+    image: Option<PathBuf>,
     /// Why nothing could be prepared for the rings that need a kernel.
     unready: Option<String>,
     filter: Option<&'a str>,
@@ -88,7 +91,8 @@ pub(crate) fn run(place: &Place, rings: &[Ring], filter: Option<&str>) -> Result
     if rings.iter().all(|ring| ring.needs_kernel()) && !run::is_root() {
         bail!("these tests make namespaces and load eBPF programs: please run them as root");
     }
-    let mut round = Round { place, host: Host::ensure(place)?, parts: None, unready: None, filter };
+    let mut round =
+        Round { place, host: Host::ensure(place)?, parts: None, image: None, unready: None, filter };
     let mut parts = round.prepare(rings);
     let mut reports = Vec::new();
     for ring in rings {
@@ -124,10 +128,13 @@ impl Round<'_> {
         parts
     }
 
-    fn tools_and_programs(&self, rings: &[Ring]) -> Result<()> {
+    fn tools_and_programs(&mut self, rings: &[Ring]) -> Result<()> {
         setup::lab(self.place, &self.host)?;
         if rings.contains(&Ring::Cluster) {
             setup::rival(self.place)?;
+            setup::runtime(self.place)?;
+            // Before the workspace, which then puts the ordinary daemon back in its place.
+            self.image = Some(image::make(self.place, Profile::Dev)?);
         }
         let object = ebpf::build(self.place, &self.host)?;
         build::workspace(&self.host, Profile::Dev, &object)
@@ -223,6 +230,9 @@ impl Round<'_> {
         build::point_out(&mut command, self.place, Profile::Dev);
         if let Some(parts) = &self.parts {
             command.env(parts::VARIABLE, parts);
+        }
+        if let Some(image) = &self.image {
+            command.env(image::VARIABLE, image);
         }
         command
     }

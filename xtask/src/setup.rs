@@ -18,6 +18,9 @@ const NAMESPACES: (&str, Package) =
 const RIVAL: (&str, Package) =
     ("nft", Package { name: "nftables", why: "`nft`: kube-proxy, which we compare with, calls it" });
 
+const RUNTIME: (&str, Package) =
+    ("crun", Package { name: "crun", why: "runs the daemon's image as a container, as a cluster would" });
+
 /// What a person wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -54,6 +57,7 @@ pub(crate) fn all(place: &Place, need: Need) -> Result<()> {
         Need::Test | Need::Bench => {
             lab(place, &host)?;
             rival(place)?;
+            runtime(place)?;
             parts::ensure(place)?;
         }
     }
@@ -71,6 +75,11 @@ pub(crate) fn lab(place: &Place, host: &Host) -> Result<()> {
 /// What kube-proxy calls.
 pub(crate) fn rival(place: &Place) -> Result<()> {
     program(place, RIVAL)
+}
+
+/// What runs containers.
+pub(crate) fn runtime(place: &Place) -> Result<()> {
+    program(place, RUNTIME)
 }
 
 fn program(place: &Place, (program, package): (&str, Package)) -> Result<()> {

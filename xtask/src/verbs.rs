@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::build::Profile;
 use crate::rings::Ring;
 use crate::setup::Need;
 
@@ -11,6 +12,7 @@ cargo xtask VERB
 
   setup [--for host|demo|test|bench]   find or install what is missing (default: test)
   build [--release]                    the eBPF object, then the workspace around it
+  image [--debug]                      the daemon as an OCI image archive, and its bill of materials
   test [host|kernel|lab|cluster] [FILTER]
                                        one ring, or all four in that order
   ci [--lints]                         formatting, tidy, clippy, deny; then all tests (not with --lints)
@@ -29,6 +31,7 @@ pub(crate) enum Verb {
     Build {
         release: bool,
     },
+    Image(Profile),
     /// The rings to run, in order, and the tests to pick in each.
     Test {
         rings: Vec<Ring>,
@@ -58,6 +61,8 @@ impl Verb {
             ("setup", ["--for", need]) => Ok(Self::Setup(need.parse()?)),
             ("build", []) => Ok(Self::Build { release: false }),
             ("build", ["--release"]) => Ok(Self::Build { release: true }),
+            ("image", []) => Ok(Self::Image(Profile::Release)),
+            ("image", ["--debug"]) => Ok(Self::Image(Profile::Dev)),
             ("test", words) => test(words),
             ("ci", []) => Ok(Self::Ci { lints_only: false }),
             ("ci", ["--lints"]) => Ok(Self::Ci { lints_only: true }),
@@ -69,7 +74,7 @@ impl Verb {
                 seconds.parse().with_context(|| format!("`{seconds}` is no number of seconds"))?,
             )),
             ("demo", _) => Ok(Self::Demo(rest.to_vec())),
-            (verb @ ("setup" | "build" | "ci" | "tidy" | "deny" | "fuzz"), words) => {
+            (verb @ ("setup" | "build" | "image" | "ci" | "tidy" | "deny" | "fuzz"), words) => {
                 bail!("`{verb}` does not understand `{}`", words.join(" "))
             }
             (verb, _) => bail!("there is no verb `{verb}`"),
@@ -133,6 +138,7 @@ mod tests {
     fn what_is_not_understood_is_named() {
         assert!(parse("test moon").unwrap_err().to_string().contains("moon"));
         assert!(parse("fly").unwrap_err().to_string().contains("fly"));
+        assert!(parse("image --small").unwrap_err().to_string().contains("--small"));
         assert!(parse("build --fast").unwrap_err().to_string().contains("--fast"));
     }
 }

@@ -2,8 +2,11 @@
 
 mod access;
 mod arrive;
+mod container;
 mod dataplanes;
+mod deploy;
 mod differential;
+mod events;
 mod generated;
 mod health;
 mod node;

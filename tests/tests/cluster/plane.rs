@@ -17,7 +17,7 @@ fn a_pod_becomes_an_endpoint_and_leaves_when_it_is_deleted() {
     let objects = plane.objects();
     let _kubelet = Kubelet::start(&node, plane.admin_kubeconfig()).unwrap();
     objects
-        .apply_file(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml"))
+        .apply_file(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/rbac.yaml"))
         .unwrap();
     let pod = json!({
         "apiVersion": "v1",

@@ -24,12 +24,12 @@ pub(crate) fn own() -> ControlPlane {
 }
 
 pub(crate) fn rules() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/rbac.yaml")
 }
 
 /// The rules as objects, without the subjects' account.
 pub(crate) fn role() -> Value {
-    let text = std::fs::read_to_string(rules()).expect("deploy/rbac.yaml");
+    let text = std::fs::read_to_string(rules()).expect("deploy/base/rbac.yaml");
     let objects = documents(&text).expect("valid YAML");
     objects.into_iter().find(|object| object["kind"] == "ClusterRole").expect("a ClusterRole")
 }

@@ -75,6 +75,16 @@ pub struct Running {
     pub reason: String,
 }
 
+impl Running {
+    /// Whether eBPF was wanted and does not work.
+    pub fn is_fallback(&self) -> bool {
+        self.reason.starts_with(NO_EBPF)
+    }
+}
+
+/// What the reason begins with where eBPF was wanted.
+const NO_EBPF: &str = "eBPF cannot be used";
+
 /// Whether a daemon can do what was asked for where these work.
 const fn can_run(choice: Choice, ebpf: bool, nft: bool) -> bool {
     match choice {
@@ -95,7 +105,7 @@ fn running(choice: Choice, floor: Floor, ebpf: Result<(), &str>, nft: Result<(),
         (Ok(()), Ok(()), Floor::DrainOnly) => ("ebpf", format!("{asked}, --nftables=drain-only")),
         (Ok(()), Err(why), _) => ("ebpf", format!("the packet filter cannot be used: {why}")),
         (Err(why), _, _) if choice == Choice::Nftables => ("nftables", why.to_owned()),
-        (Err(why), _, _) => ("nftables", format!("eBPF cannot be used: {why}")),
+        (Err(why), _, _) => ("nftables", format!("{NO_EBPF}: {why}")),
     };
     Running { dataplane: dataplane.to_owned(), reason }
 }

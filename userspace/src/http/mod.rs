@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus::IntCounterVec;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,7 +23,7 @@ use tracing::{info, warn};
 use self::answer::Answer;
 use self::health::Look;
 use self::server::{Answers, Guests, listen, serve};
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::metrics::{CONTENT_TYPE, Metrics, Probe};
 use crate::reconcile::outlet::{Checks, Clock, Inlet, Pulse};
 use crate::settings::listen::Listen;
 use crate::settings::{Effective, print};
@@ -57,12 +56,11 @@ pub fn start(effective: &Effective, inlet: Inlet, metrics: &Arc<Metrics>) -> any
     let Listen { healthz, metrics: at, hard_fail, patience } = effective.listen;
     let Inlet { clock, pulse, checks, problems } = inlet;
     let view = View { clock, pulse, checks, patience };
-    let answers = health_answers(view.clone(), metrics)?;
     let health = healthz.map(|address| Wanted {
         address,
         field: "healthzBindAddress",
         flag: "--healthz-bind-address",
-        answers,
+        answers: health_answers(view.clone(), Arc::clone(metrics)),
     });
     let metrics = at.map(|address| Wanted {
         address,
@@ -128,22 +126,17 @@ impl View {
     }
 }
 
-fn health_answers(view: View, metrics: &Metrics) -> anyhow::Result<Answers> {
-    let counter = |path| {
-        let help = format!("Answers at /{path}, by status.");
-        metrics.counters(&format!("kubeproxy_proxy_{path}_total"), &help, &["code"])
-    };
-    let (healthz, livez) = (counter("healthz")?, counter("livez")?);
-    let counted = |counters: &IntCounterVec, answer: Answer| {
-        counters.with_label_values(&[answer.status.to_string()]).inc();
+fn health_answers(view: View, metrics: Arc<Metrics>) -> Answers {
+    let counted = move |probe, answer: Answer| {
+        metrics.probed(probe, answer.status);
         answer
     };
-    Ok(Arc::new(move |path| match path {
-        "/healthz" => counted(&healthz, view.look().healthz()),
-        "/livez" => counted(&livez, view.look().livez()),
+    Arc::new(move |path| match path {
+        "/healthz" => counted(Probe::Healthz, view.look().healthz()),
+        "/livez" => counted(Probe::Livez, view.look().livez()),
         "/readyz" => view.look().readyz(),
         _ => Answer::missing(),
-    }))
+    })
 }
 
 fn metrics_answers(effective: &Effective, metrics: Arc<Metrics>) -> Answers {

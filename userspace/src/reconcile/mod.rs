@@ -14,12 +14,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::backend::conntrack::Usage;
+use crate::backend::dataplane::Running;
 use crate::backend::edge;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::inspect::status::{DaemonStatus, Status};
 use crate::metrics::{Facts, Metrics, Pass};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
+use crate::notify::{Notice, Notices, Reason};
 use crate::source::BACKLOG;
 
 use self::outlet::{Outlet, Standing};
@@ -70,6 +72,15 @@ pub struct Inputs {
     pub shutdown: oneshot::Receiver<()>,
 }
 
+/// Where the loop tells what it does, and waits for nobody.
+#[derive(Debug)]
+pub struct Outputs {
+    /// For Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// For events in the API.
+    pub notices: Notices,
+}
+
 /// All state.
 pub struct Reconciler<B> {
     backend: B,
@@ -100,6 +111,11 @@ pub struct Reconciler<B> {
     crowded: bool,
     outlet: Outlet,
     metrics: Arc<Metrics>,
+    notices: Notices,
+    /// Which dataplane had the traffic at the last look.
+    dataplane: Option<Running>,
+    /// How many flows the edge layer had left to others by then, for want of room.
+    full_at: u64,
 }
 
 struct Failure {
@@ -115,8 +131,9 @@ impl<B: Backend> Reconciler<B> {
         source: String,
         settings: Settings,
         mut cluster: Cluster,
-        metrics: Arc<Metrics>,
+        outputs: Outputs,
     ) -> Self {
+        let Outputs { metrics, notices } = outputs;
         cluster.count_triggers_since(now());
         let context = Context::of(&settings, cluster.own_name(), None);
         Self {
@@ -140,6 +157,9 @@ impl<B: Backend> Reconciler<B> {
             crowded: false,
             outlet: outlet::pair().0,
             metrics,
+            notices,
+            dataplane: None,
+            full_at: 0,
         }
     }
 
@@ -277,6 +297,7 @@ impl<B: Backend> Reconciler<B> {
                 self.unserved.insert(name.clone(), problems);
             }
         }
+        new.iter().for_each(|problem| self.notices.give(Notice::of_problem(Reason::NotServed, problem)));
         if new.len() > FEW {
             warn!(
                 ports = new.len(),
@@ -338,6 +359,8 @@ impl<B: Backend> Reconciler<B> {
         }
         if !std::mem::replace(&mut self.synced, true) {
             let services = self.cluster.counts().services;
+            let note = format!("{services} Services are served; sluice {}", env!("CARGO_PKG_VERSION"));
+            self.notices.give(Notice::of_node(false, Reason::Starting, note));
             info!(
                 services,
                 written = applied.puts,
@@ -368,6 +391,7 @@ impl<B: Backend> Reconciler<B> {
     fn watch(&mut self) {
         if self.synced && self.backend.disturbed() {
             warn!("somebody took away tables or chains of ours; putting them back");
+            self.warn_node(Reason::Repaired, "somebody took away tables or chains of ours".to_owned());
             self.repair = true;
             self.pass(Instant::now());
         }
@@ -388,10 +412,13 @@ impl<B: Backend> Reconciler<B> {
             }
         };
         self.look_at_conntrack(&report);
+        self.look_at_dataplane(&report);
         let detached = report.detached();
         self.metrics.set(self.facts(report));
         if !detached.is_empty() {
-            warn!(hooks = detached.join(","), "somebody detached our programs; attaching them again");
+            let hooks = detached.join(",");
+            warn!(hooks, "somebody detached our programs; attaching them again");
+            self.warn_node(Reason::Repaired, format!("somebody detached our programs: {hooks}"));
             self.repair = true;
             self.pass(Instant::now());
         }
@@ -402,25 +429,61 @@ impl<B: Backend> Reconciler<B> {
         let problem = report.conntrack.and_then(Usage::problem);
         if !std::mem::replace(&mut self.crowded, problem.is_some()) {
             problem.iter().for_each(log);
+            let tell = |problem| self.notices.give(Notice::of_problem(Reason::TableNearlyFull, problem));
+            problem.iter().for_each(tell);
         }
+    }
+
+    /// Tells which dataplane has the traffic when that changes, and whether one has fallen back.
+    fn look_at_dataplane(&mut self, report: &Report) {
+        if report.running.is_some() && report.running != self.dataplane {
+            self.dataplane.clone_from(&report.running);
+            if let Some(running @ Running { dataplane, reason }) = &self.dataplane {
+                let note = format!("{dataplane} has the traffic: {reason}");
+                let is_warning = running.is_fallback();
+                self.notices.give(Notice::of_node(is_warning, Reason::DataplaneChanged, note));
+            }
+        }
+        let full = report.edge.as_ref().map_or(0, edge::Report::without_room);
+        if full > std::mem::replace(&mut self.full_at, full) {
+            let note = format!(
+                "the edge layer's table of flows was full: {full} new flows were left to nftables so far; \
+                 --edge-flows gives it more room"
+            );
+            self.warn_node(Reason::TableNearlyFull, note);
+        }
+    }
+
+    fn warn_node(&self, reason: Reason, note: String) {
+        self.notices.give(Notice::of_node(true, reason, note));
     }
 
     /// Each problem is logged once, when it appears.
     fn log_problems(&mut self) {
-        let now: BTreeSet<Problem> = self.problems().into_iter().collect();
-        now.difference(&self.logged).for_each(log);
-        self.logged = now;
+        let now = self.problems_by_reason();
+        for (reason, problem) in now.iter().flat_map(|(reason, all)| all.iter().map(|one| (*reason, one))) {
+            if !self.logged.contains(problem) {
+                log(problem);
+                self.notices.give(Notice::of_problem(reason, problem));
+            }
+        }
+        self.logged = now.into_iter().flat_map(|(_, problems)| problems).collect();
     }
 
     /// Everything that is wrong, but for what the backend cannot do.
     fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.cluster.problems();
-        problems.extend(self.desired.problems());
-        problems.extend(self.desired.context().problems(&self.settings));
+        self.problems_by_reason().into_iter().flat_map(|(_, problems)| problems).collect()
+    }
+
+    fn problems_by_reason(&self) -> [(Reason, Vec<Problem>); 5] {
         let kernel = |failure: &Failure| Problem::new("kernel", "", failure.message.clone());
-        problems.extend(self.failure.as_ref().map(kernel));
-        problems.extend(self.outlet.problems());
-        problems
+        [
+            (Reason::InvalidObject, self.cluster.problems()),
+            (Reason::AddressConflict, self.desired.problems()),
+            (Reason::Configuration, self.desired.context().problems(&self.settings)),
+            (Reason::Configuration, self.outlet.problems()),
+            (Reason::ProgrammingFailed, self.failure.iter().map(kernel).collect()),
+        ]
     }
 
     fn standing(&self) -> Standing {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::outlet::{self, Inlet};
-use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Reconciler};
+use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Outputs, Reconciler};
 use crate::backend::memory::Memory;
 use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
@@ -19,6 +19,7 @@ use crate::model::{
     Applied, Change, Cluster, External, Family, Kind, Node, ObjectRef, Origin, Parsed, Problem, Service,
     Slice, Trigger,
 };
+use crate::notify::{Notice, Notices, Reason};
 
 /// A loop at work.
 struct Rig {
@@ -29,6 +30,7 @@ struct Rig {
     task: JoinHandle<()>,
     told: Inlet,
     metrics: Arc<Metrics>,
+    noticed: mpsc::Receiver<Notice>,
 }
 
 impl Rig {
@@ -39,15 +41,16 @@ impl Rig {
         let (end, shutdown) = oneshot::channel();
         let (outlet, told) = outlet::pair();
         let metrics = Arc::new(Metrics::new().unwrap());
+        let (notices, noticed) = Notices::kept();
         let reconciler = Reconciler::new(
             backend.clone(),
             "test".to_owned(),
             Settings::default(),
             Cluster::of_node("n1", Origin::Folder),
-            Arc::clone(&metrics),
+            Outputs { metrics: Arc::clone(&metrics), notices },
         );
         let task = tokio::spawn(reconciler.telling(outlet).run(Inputs { changes: received, asks, shutdown }));
-        Self { backend, changes, asks: ask, end, task, told, metrics }
+        Self { backend, changes, asks: ask, end, task, told, metrics, noticed }
     }
 
     async fn send(&self, changes: impl IntoIterator<Item = Change>) {
@@ -411,4 +414,30 @@ async fn what_has_come_waits_in_the_metrics_until_it_is_in_force() {
     assert_eq!((programmed, rig.metric(FULL)), (None, 2.0));
     rig.send([caused("10.1.0.7")]).await;
     assert_eq!((rig.metric(PROGRAMMED), rig.metric(PARTIAL)), (1.0, 1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_must_know_is_told_once() {
+    let mut rig = Rig::start();
+    let [service, endpoints] = web();
+    let broken = Problem::new("Service default/web", "spec.ports[1].port", "70000 is not a port");
+    let Change::Service(applied) = service else { panic!("a Service") };
+    let service = Change::Service(Applied { problems: vec![broken], ..applied });
+    rig.list([service.clone(), endpoints]).await;
+    rig.send([service]).await;
+    rig.backend.with(|state| state.failures = 8);
+    rig.send([apply_slice(slice("web-1", "web", "http:8080", "10.1.0.6"))]).await;
+    sleep(Duration::from_secs(20)).await;
+    let mut told = Vec::new();
+    while let Ok(Notice { service, is_warning, reason, note: _ }) = rig.noticed.try_recv() {
+        told.push((service.map(|service| service.name.to_string()), is_warning, reason));
+    }
+    assert_eq!(
+        told,
+        [
+            (Some("web".to_owned()), true, Reason::InvalidObject),
+            (None, false, Reason::Starting),
+            (None, true, Reason::ProgrammingFailed),
+        ]
+    );
 }

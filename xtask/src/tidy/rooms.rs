@@ -289,6 +289,15 @@ const ROOMS: &[Room] = &[
         because: "the lab knows the daemon as a process",
         ..ROOM
     },
+    Room {
+        within: "deploy/image/src/",
+        except: &["deploy/image/src/main.rs"],
+        forbidden: WAITING,
+        // Into memory.
+        allowed: &["std::io::Write"],
+        because: PURE,
+        ..ROOM
+    },
 ];
 
 const PURE: &str = "this room is pure: what it needs of clock, chance and machine is handed in";

@@ -74,6 +74,11 @@ pub struct DeviceState {
 }
 
 impl Report {
+    /// How many new flows were left to others because the table of flows was full.
+    pub fn without_room(&self) -> u64 {
+        self.counters.get(EdgeCounter::TableFull.name()).copied().unwrap_or_default()
+    }
+
     /// What is not as it should be.
     pub fn problems(&self) -> Vec<Problem> {
         let problem = |what: String| Problem::new("edge layer", "--devices", what);
