@@ -182,7 +182,9 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         // One that has ended meanwhile is nobody's any more.
-        self.0.iter().for_each(|thread| drop(ptrace::detach(*thread, None)));
+        for thread in &self.0 {
+            let _ = ptrace::detach(*thread, None);
+        }
     }
 }
 
