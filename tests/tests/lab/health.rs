@@ -156,19 +156,36 @@ fn while_the_kernel_refuses_a_change_probes_fail_after_twice_the_period_and_not_
     assert!(daemon.errors().iter().all(|line| line.contains("could not program the kernel")));
 }
 
-/// Stops all threads of a process but those of this name, by tracing them: a signal would stop all.
-fn stop_but(pid: i32, name: &str) -> Vec<Pid> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
-    let others = tasks.filter(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() != name);
-    let others: Vec<Pid> = others
-        .map(|task| Pid::from_raw(task.file_name().unwrap().to_str().unwrap().parse().unwrap()))
-        .collect();
-    for thread in &others {
-        ptrace::seize(*thread, ptrace::Options::empty()).unwrap();
-        ptrace::interrupt(*thread).unwrap();
-        waitpid(*thread, Some(WaitPidFlag::__WALL)).unwrap();
+/// Threads of a process that stand still until this is dropped. A test that fails must let go of them, too: what is traced
+/// cannot even be killed for good.
+struct Stopped(Vec<Pid>);
+
+impl Stopped {
+    /// All but those of this name, stopped by tracing them: a signal would stop all.
+    fn but(pid: i32, name: &str) -> Self {
+        let mut this = Self(Vec::new());
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let task = task.unwrap();
+            if std::fs::read_to_string(task.path().join("comm")).unwrap().trim() == name {
+                continue;
+            }
+            let thread = Pid::from_raw(task.file_name().to_str().unwrap().parse().unwrap());
+            ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+            this.0.push(thread);
+            ptrace::interrupt(thread).unwrap();
+            waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        }
+        this
     }
-    others
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // One that has ended meanwhile is nobody's any more.
+        for thread in &self.0 {
+            let _ = ptrace::detach(*thread, None);
+        }
+    }
 }
 
 #[test]
@@ -178,14 +195,14 @@ fn while_the_loop_hangs_the_servers_say_so_by_themselves() {
     let daemon = stage.probed(&["--iptables-sync-period=2s"]);
     let own = stage.node.v4().into();
     stage.wait_check(own, 1, 200);
-    let stopped = stop_but(daemon.pid(), "http");
-    assert!(stopped.len() >= 3, "the loop's runtime is stopped: {stopped:?}");
+    let stopped = Stopped::but(daemon.pid(), "http");
+    assert!(stopped.0.len() >= 3, "the loop's runtime is stopped");
     assert_eq!(probes(&stage.node), [200, 200, 200], "it may be at work");
     wait_probes(&stage.node, [503, 503, 503]);
     let ready = get(stage.node.netns(), HEALTH, "/readyz").unwrap().body;
     assert!(ready.contains("the loop hangs"), "{ready}");
     stage.wait_check(own, 1, 503);
-    stopped.iter().for_each(|thread| ptrace::detach(*thread, None).unwrap());
+    drop(stopped);
     wait_probes(&stage.node, [200, 200, 200]);
     stage.wait_check(own, 1, 200);
 }

@@ -56,12 +56,11 @@ pub fn start(effective: &Effective, inlet: Inlet, metrics: &Arc<Metrics>) -> any
     let Listen { healthz, metrics: at, hard_fail, patience } = effective.listen;
     let Inlet { clock, pulse, checks, problems } = inlet;
     let view = View { clock, pulse, checks, patience };
-    let answers = health_answers(view.clone(), Arc::clone(metrics));
     let health = healthz.map(|address| Wanted {
         address,
         field: "healthzBindAddress",
         flag: "--healthz-bind-address",
-        answers,
+        answers: health_answers(view.clone(), Arc::clone(metrics)),
     });
     let metrics = at.map(|address| Wanted {
         address,
