@@ -1,7 +1,5 @@
 //! The real kube-proxy in its nftables mode, on a node of its own.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::control_plane::part;
+use crate::http;
 use crate::process::Process;
 use crate::topology::Node;
 use crate::wait;
@@ -107,10 +106,8 @@ impl KubeProxy {
 
     /// What a GET at an address of the node is answered: the status, and the body.
     pub fn get(&self, server: &str, path: &str) -> Result<(u16, String)> {
-        let answer = self.node.netns().run(|| get(server, path))?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((status.context("an HTTP answer without a status")?, body.to_owned()))
+        let http::Reply { status, headers: _, body } = http::get(self.node.netns(), server.parse()?, path)?;
+        Ok((status, body))
     }
 
     fn metrics(&self) -> Result<String> {
@@ -143,15 +140,6 @@ fn lay_over(whole: &mut Value, piece: &Value) {
 fn times(metrics: &str, name: &str) -> Vec<f64> {
     let lines = metrics.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
-}
-
-fn get(server: &str, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(server).with_context(|| format!("could not reach {server}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[cfg(test)]

@@ -17,10 +17,10 @@ use crate::config::Run;
 use crate::metrics::Metrics;
 use crate::model::{Cluster, Origin};
 use crate::notify::Notices;
-use crate::reconcile::{Inputs, Outputs, Reconciler};
+use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
-use crate::{privilege, serve};
+use crate::{http, privilege, serve};
 
 pub use crate::config::client as client_config;
 
@@ -28,6 +28,9 @@ pub use crate::config::client as client_config;
 pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let (outlet, inlet) = outlet::pair();
+    let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
+    http::start(effective, inlet, &metrics)?;
     let backend = open(flags, effective)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
@@ -38,9 +41,8 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let (source, notices) = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
-    let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
     let outputs = Outputs { metrics, notices };
-    let loop_ = reconciler(flags, effective, backend, source, outputs);
+    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet);
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {

@@ -8,6 +8,7 @@ mod deploy;
 mod differential;
 mod events;
 mod generated;
+mod health;
 mod node;
 mod outage;
 mod plane;

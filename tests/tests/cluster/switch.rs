@@ -70,7 +70,9 @@ fn check(dataplane: &str, name: &str) {
     let loads = busy.loads();
     let go_on = || loads.iter().for_each(|load| drop(load.more(40).expect("the load to go on")));
     go_on();
-    let settings = busy.stage.settings(shared(), "kube-system", "sluice").with(&[dataplane]);
+    // The ports stay with kube-proxy, which is asked there.
+    let arguments = [dataplane, "--healthz-port=0", "--metrics-port=0"];
+    let settings = busy.stage.settings(shared(), "kube-system", "sluice").with(&arguments);
     let mut daemon = node.daemon(settings).expect("a synced daemon");
     go_on();
     drop(rival);

@@ -26,6 +26,7 @@ mod flows;
 mod folder;
 mod full;
 mod grow;
+mod health;
 mod hints;
 mod neighbours;
 mod nftables;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
 use super::ebpf::{self, HookState};
@@ -30,6 +31,8 @@ pub struct State {
     pub enable_failures: usize,
     /// Whether somebody has taken a hook away.
     pub detached: bool,
+    /// The next call of `apply` waits for this.
+    pub hang: Option<Arc<Mutex<Receiver<()>>>>,
 }
 
 impl Memory {
@@ -46,6 +49,9 @@ impl Backend for Memory {
     }
 
     fn apply(&mut self, wanted: &Wanted) -> Result<Applied, BackendError> {
+        if let Some(held) = self.with(|state| state.hang.take()) {
+            let _ = held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
+        }
         self.with(|state| {
             state.applies += 1;
             if state.failures > 0 {

@@ -53,6 +53,8 @@ pub struct Metrics {
     services_pending: Gauge,
     slices_pending: Gauge,
     failures: IntCounterVec,
+    healthz: IntCounterVec,
+    livez: IntCounterVec,
     synced: Gauge,
     change: Histogram,
     written: IntCounter,
@@ -61,6 +63,17 @@ pub struct Metrics {
 
 /// By family, as kube-proxy has it; one pass here serves both.
 const BY_FAMILY: [&str; 1] = ["ip_family"];
+/// By the status of an HTTP answer.
+const BY_STATUS: [&str; 1] = ["code"];
+
+/// A question whether all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether this node should get new connections.
+    Healthz,
+    /// Whether the daemon is alive.
+    Livez,
+}
 
 impl Metrics {
     /// Nothing counted yet. An error means that two metrics have one name, or one that Prometheus does not take.
@@ -93,7 +106,13 @@ impl Metrics {
                 .gauge("kubeproxy_sync_proxy_rules_service_changes_pending", SERVICES_PENDING)?,
             slices_pending: maker
                 .gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", SLICES_PENDING)?,
-            failures: maker.counters("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", FAILURES)?,
+            failures: maker.counters(
+                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+                FAILURES,
+                &BY_FAMILY,
+            )?,
+            healthz: maker.counters("kubeproxy_proxy_healthz_total", HEALTHZ, &BY_STATUS)?,
+            livez: maker.counters("kubeproxy_proxy_livez_total", LIVEZ, &BY_STATUS)?,
             synced: maker.gauge("sluice_synced", SYNCED)?,
             change: maker.histogram("sluice_change_duration_seconds", CHANGE, fine()?)?,
             written: maker.counter("sluice_kernel_entries_written_total", WRITTEN)?,
@@ -167,16 +186,13 @@ impl Metrics {
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
-    /// Counters of others, to be shown with these.
-    pub fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> Result<IntCounterVec, prometheus::Error> {
-        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.registry.register(Box::new(counters.clone()))?;
-        Ok(counters)
+    /// Somebody has asked whether all is well, and was answered so.
+    pub fn probed(&self, probe: Probe, status: u16) {
+        let counters = match probe {
+            Probe::Healthz => &self.healthz,
+            Probe::Livez => &self.livez,
+        };
+        counters.with_label_values(&[status.to_string()]).inc();
     }
 
     /// All of it, in Prometheus' text format.
@@ -205,6 +221,8 @@ const SERVICES_PENDING: &str = "Changes of Services that are not in force yet.";
 const SLICES_PENDING: &str = "Changes of EndpointSlices that are not in force yet.";
 const FAILURES: &str = "Synchronizations that failed, whichever dataplane refused.";
 const SYNCED: &str = "Whether the kernel is as the objects say (1), or behind (0).";
+const HEALTHZ: &str = "Answers at /healthz, by status.";
+const LIVEZ: &str = "Answers at /livez, by status.";
 const CHANGE: &str = "Time from a change's arrival until it was in force, in seconds.";
 const WRITTEN: &str = "Entries written to the kernel: map entries, set elements, rules.";
 const REMOVED: &str = "Entries removed from the kernel.";
@@ -245,8 +263,8 @@ impl Maker<'_> {
         self.add(Gauge::new(name, help)?)
     }
 
-    fn counters(&self, name: &str, help: &str) -> Result<IntCounterVec, prometheus::Error> {
-        self.add(IntCounterVec::new(Opts::new(name, help), &BY_FAMILY)?)
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {

@@ -73,6 +73,8 @@ fn shown() -> String {
         });
     }
     metrics.failed();
+    metrics.probed(Probe::Healthz, 503);
+    metrics.probed(Probe::Livez, 200);
     metrics.programmed(Family::V6, Duration::from_secs(4));
     metrics.set(everything());
     metrics.text().unwrap()
@@ -106,6 +108,8 @@ fn all_that_is_known_is_shown() {
         ("sluice_conntrack_entries", 5.0),
         ("sluice_stale_flows_removed_total", 3.0),
         ("sluice_kernel_entries_written_total", 22.0),
+        ("kubeproxy_proxy_healthz_total{code=\"503\"}", 1.0),
+        ("kubeproxy_proxy_livez_total{code=\"200\"}", 1.0),
         ("sluice_change_duration_seconds_count", 2.0),
         ("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}", 2.0),
         ("kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family=\"IPv6\"}", 1.0),
@@ -197,4 +201,40 @@ fn each_is_in_the_table_for_operators_and_nothing_else_is() {
         .filter(|name| !name.starts_with("process_"))
         .collect();
     assert_eq!(shown, stated);
+}
+
+/// Names in an expression, without what histograms add to theirs.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|word| word.starts_with("sluice_") || word.starts_with("kubeproxy_"));
+    let bare = |word: &str| {
+        let ends = ["_bucket", "_sum", "_count"];
+        ends.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+    };
+    ours.map(bare).collect()
+}
+
+/// An alert over a name that nobody shows never fires.
+#[test]
+fn alerts_and_dashboard_ask_for_what_there_is() {
+    let (text, known) = (shown(), names_in(TABLE));
+    let rules: serde_json::Value =
+        serde_norway::from_str(include_str!("../../../deploy/monitoring/rules.yaml")).unwrap();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../../deploy/monitoring/dashboard.json")).unwrap();
+    let rules = rules["groups"][0]["rules"].as_array().unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let of_panels = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let expressions: Vec<&str> =
+        rules.iter().chain(of_panels).map(|one| one["expr"].as_str().unwrap()).collect();
+    assert!(expressions.len() > 20, "{expressions:?}");
+    for expression in expressions {
+        let names = names_in(expression);
+        assert!(names.is_subset(&known), "{expression}");
+        assert!(names.iter().all(|name| text.contains(&format!("# TYPE {name} "))), "{expression}");
+    }
+    for rule in rules {
+        let texts = ["summary", "description"].map(|key| rule["annotations"][key].as_str());
+        assert!(texts.iter().all(Option::is_some), "{rule}");
+    }
 }

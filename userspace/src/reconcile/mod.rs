@@ -3,6 +3,8 @@
 //! Three promises: nothing is written before Services and slices are known completely; changes that wait are taken
 //! together, and one that comes alone is carried out at once; after a failure the same is tried again until it works.
 
+pub mod outlet;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,6 +23,8 @@ use crate::metrics::{Facts, Metrics, Pass};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::notify::{Notice, Notices, Reason};
 use crate::source::BACKLOG;
+
+use self::outlet::{Outlet, Standing};
 
 /// How often hooks are looked after and late problems are logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -105,6 +109,7 @@ pub struct Reconciler<B> {
     logged: BTreeSet<Problem>,
     /// Whether connection tracking has hardly room for new flows.
     crowded: bool,
+    outlet: Outlet,
     metrics: Arc<Metrics>,
     notices: Notices,
     /// Which dataplane had the traffic at the last look.
@@ -150,6 +155,7 @@ impl<B: Backend> Reconciler<B> {
             last_change: None,
             logged: BTreeSet::new(),
             crowded: false,
+            outlet: outlet::pair().0,
             metrics,
             notices,
             dataplane: None,
@@ -157,12 +163,20 @@ impl<B: Backend> Reconciler<B> {
         }
     }
 
+    /// Tells those who answer probes how it is doing.
+    #[must_use]
+    pub fn telling(self, outlet: Outlet) -> Self {
+        Self { outlet, ..self }
+    }
+
     /// Runs until told to end. The dataplane stays as it is.
     pub async fn run(mut self, mut inputs: Inputs) {
         let mut ticks = [HOUSEKEEPING, WATCH].map(interval);
         ticks.iter_mut().for_each(|tick| tick.set_missed_tick_behavior(MissedTickBehavior::Delay));
         loop {
-            match self.next(&mut inputs, &mut ticks).await {
+            let event = self.next(&mut inputs, &mut ticks).await;
+            self.outlet.begin();
+            match event {
                 Event::Changes(changes) => self.take(changes),
                 Event::Ask(ask) => {
                     // Whoever asked may have gone.
@@ -173,6 +187,7 @@ impl<B: Backend> Reconciler<B> {
                 Event::Housekeeping => self.housekeeping(),
                 Event::Shutdown => return,
             }
+            self.outlet.end(self.standing());
         }
     }
 
@@ -229,6 +244,7 @@ impl<B: Backend> Reconciler<B> {
         let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
         let idle = self.synced && self.pending.is_empty() && !self.repair;
         if waits || idle {
+            self.outlet.publish(idle);
             return;
         }
         let (began, is_full) = (Instant::now(), !self.synced || self.repair || self.failure.is_some());
@@ -264,6 +280,7 @@ impl<B: Backend> Reconciler<B> {
         changed.extend(self.desired.update(&self.cluster, dirty));
         self.moving.extend(self.desired.contended());
         self.note_unserved(&changed);
+        self.note_checks(&changed);
         self.pending.extend(changed);
     }
 
@@ -288,6 +305,16 @@ impl<B: Backend> Reconciler<B> {
             );
         } else {
             new.iter().for_each(log);
+        }
+    }
+
+    /// Notes what load balancers are to be told once it has been carried out.
+    fn note_checks(&mut self, changed: &BTreeSet<ServiceName>) {
+        let context = self.desired.context();
+        self.outlet.draft_addresses(&context.v4.node_ports, &context.v6.node_ports);
+        for name in changed {
+            let checks = self.desired.service(name).map(|outcome| &*outcome.health_checks);
+            self.outlet.draft(name, checks.unwrap_or_default());
         }
     }
 
@@ -323,6 +350,7 @@ impl<B: Backend> Reconciler<B> {
         self.settle_triggers();
         self.repair = false;
         self.passes += 1;
+        self.outlet.updated();
         if self.failure.take().is_some() {
             info!("the kernel takes changes again");
         }
@@ -447,14 +475,38 @@ impl<B: Backend> Reconciler<B> {
         self.problems_by_reason().into_iter().flat_map(|(_, problems)| problems).collect()
     }
 
-    fn problems_by_reason(&self) -> [(Reason, Vec<Problem>); 4] {
+    fn problems_by_reason(&self) -> [(Reason, Vec<Problem>); 5] {
         let kernel = |failure: &Failure| Problem::new("kernel", "", failure.message.clone());
         [
             (Reason::InvalidObject, self.cluster.problems()),
             (Reason::AddressConflict, self.desired.problems()),
             (Reason::Configuration, self.desired.context().problems(&self.settings)),
+            (Reason::Configuration, self.outlet.problems()),
             (Reason::ProgrammingFailed, self.failure.iter().map(kernel).collect()),
         ]
+    }
+
+    fn standing(&self) -> Standing {
+        let is_behind = self.failure.is_some() || self.repair || self.synced && !self.pending.is_empty();
+        Standing { is_behind, eligible: self.cluster.takes_connections(), blockers: self.blockers() }
+    }
+
+    /// What is in the way of everything being in force.
+    fn blockers(&self) -> Vec<String> {
+        let refused = self.failure.as_ref();
+        let mut all: Vec<String> =
+            refused.map(|failure| format!("the kernel refuses: {}", failure.message)).into_iter().collect();
+        if !self.synced {
+            let unlisted = Kind::NEEDED.into_iter().filter(|kind| !self.cluster.listed(*kind));
+            all.extend(unlisted.map(|kind| format!("{kind} objects are not listed yet")));
+            if self.cluster.synced() && !self.is_complete() {
+                all.push(format!("Node {} is not known yet", self.cluster.own_name()));
+            }
+            if all.is_empty() {
+                all.push("nothing is in force yet".to_owned());
+            }
+        }
+        all
     }
 
     fn facts(&self, kernel: Report) -> Facts {

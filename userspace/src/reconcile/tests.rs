@@ -8,13 +8,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::outlet::{self, Inlet};
 use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Outputs, Reconciler};
 use crate::backend::memory::Memory;
 use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
 use crate::metrics::Metrics;
 use crate::model::sample::{apply_service, apply_slice, delete, name, service, slice};
-use crate::model::{Applied, Change, Cluster, Family, Kind, Node, ObjectRef, Origin, Parsed, Slice, Trigger};
+use crate::model::{
+    Applied, Change, Cluster, External, Family, Kind, Node, ObjectRef, Origin, Parsed, Problem, Service,
+    Slice, Trigger,
+};
 use crate::notify::{Notice, Notices, Reason};
 
 /// A loop at work.
@@ -24,8 +28,9 @@ struct Rig {
     asks: mpsc::Sender<Ask>,
     end: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    told: Inlet,
     metrics: Arc<Metrics>,
-    told: mpsc::Receiver<Notice>,
+    noticed: mpsc::Receiver<Notice>,
 }
 
 impl Rig {
@@ -34,8 +39,9 @@ impl Rig {
         let (changes, received) = mpsc::channel(64);
         let (ask, asks) = mpsc::channel(1);
         let (end, shutdown) = oneshot::channel();
+        let (outlet, told) = outlet::pair();
         let metrics = Arc::new(Metrics::new().unwrap());
-        let (notices, told) = Notices::kept();
+        let (notices, noticed) = Notices::kept();
         let reconciler = Reconciler::new(
             backend.clone(),
             "test".to_owned(),
@@ -43,8 +49,8 @@ impl Rig {
             Cluster::of_node("n1", Origin::Folder),
             Outputs { metrics: Arc::clone(&metrics), notices },
         );
-        let task = tokio::spawn(reconciler.run(Inputs { changes: received, asks, shutdown }));
-        Self { backend, changes, asks: ask, end, task, metrics, told }
+        let task = tokio::spawn(reconciler.telling(outlet).run(Inputs { changes: received, asks, shutdown }));
+        Self { backend, changes, asks: ask, end, task, told, metrics, noticed }
     }
 
     async fn send(&self, changes: impl IntoIterator<Item = Change>) {
@@ -72,6 +78,22 @@ impl Rig {
             let mut ports = state.ports.iter().filter(|(name, _)| &*name.service.name == of);
             ports.next().map(|(_, port)| port.list(List::Cluster).collect())
         })
+    }
+
+    /// How long something has waited, if anything does.
+    fn waits(&self) -> Option<Duration> {
+        let since = self.told.pulse.borrow().waiting_since?;
+        Some(self.told.clock.now().run - since.run)
+    }
+
+    fn blockers(&self) -> Vec<String> {
+        self.told.pulse.borrow().blockers.clone()
+    }
+
+    /// What load balancers are told of `web`, at which port.
+    fn check(&self) -> Option<(u16, usize)> {
+        let checks = self.told.checks.borrow();
+        checks.services.get(&name("web")).map(|of| (of[0].port.get(), of[0].local_endpoints))
     }
 
     /// The value of a metric, if it has one.
@@ -280,6 +302,95 @@ async fn it_ends_when_told_to_and_leaves_everything_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_in_the_way_is_told_until_everything_is_in_force() {
+    let rig = Rig::start();
+    rig.send(Kind::NEEDED.map(Change::Begin)).await;
+    assert_eq!(rig.blockers(), Kind::NEEDED.map(|kind| format!("{kind} objects are not listed yet")));
+    rig.send(Kind::NEEDED.map(Change::End)).await;
+    assert_eq!(rig.blockers(), ["Node n1 is not known yet"]);
+    assert_eq!(rig.waits(), None, "what is not known yet is nothing that waits for the kernel");
+    rig.send([Change::Begin(Kind::Node), Change::End(Kind::Node)]).await;
+    assert!(rig.blockers().is_empty() && rig.waits().is_none(), "{:?}", rig.blockers());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_refuses_waits_since_it_came_and_no_longer_than_until_it_is_taken() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    assert_eq!((rig.waits(), rig.told.pulse.borrow().updated.run.is_zero()), (None, false));
+    rig.backend.with(|state| state.failures = usize::MAX);
+    rig.send([apply_slice(slice("web-1", "web", "http:8080", "10.1.0.7"))]).await;
+    sleep(Duration::from_secs(1)).await;
+    rig.send([apply_slice(slice("web-1", "web", "http:8080", "10.1.0.8"))]).await;
+    sleep(Duration::from_secs(1)).await;
+    let waited = rig.waits().unwrap();
+    assert!(waited >= Duration::from_secs(2) && waited < Duration::from_millis(2100), "{waited:?}");
+    assert!(rig.blockers()[0].starts_with("the kernel refuses: "), "{:?}", rig.blockers());
+    rig.backend.with(|state| state.failures = 0);
+    sleep(Duration::from_secs(5)).await;
+    assert!(rig.blockers().is_empty() && rig.waits().is_none(), "{:?}", rig.blockers());
+    assert!(rig.told.pulse.borrow().updated.run >= Duration::from_secs(2));
+}
+
+/// On real clocks: whoever hangs does not let a paused one go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_loop_hangs_its_change_waits() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    let held = rig.backend.with(|state| {
+        let (release, held) = std::sync::mpsc::channel();
+        state.hang = Some(std::sync::Arc::new(std::sync::Mutex::new(held)));
+        release
+    });
+    rig.changes.send(apply_slice(slice("web-1", "web", "http:8080", "10.1.0.7"))).await.unwrap();
+    let until = |wanted: bool| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while rig.waits().is_some_and(|waited| waited > Duration::from_millis(300)) != wanted {
+            assert!(std::time::Instant::now() < deadline, "waits: {:?}", rig.waits());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    until(true);
+    held.send(()).unwrap();
+    until(false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_balancers_are_told_what_is_in_force() {
+    let external = |port| {
+        let health_check_port = std::num::NonZeroU16::new(port);
+        Some(Box::new(External { health_check_port, ..External::default() }))
+    };
+    let lb =
+        |port| apply_service(Service { external: external(port), ..service("web", "10.96.0.10", "http:80") });
+    let [_, here] = web();
+    let here_too = apply_slice(slice("web-1", "web", "http:8080", "10.1.0.5@n1 10.1.0.6@n1 10.1.0.7@n2"));
+    let rig = Rig::start();
+    rig.list([lb(32_000), here]).await;
+    assert_eq!(rig.check(), Some((32_000, 0)));
+    rig.backend.with(|state| state.failures = 3);
+    rig.send([here_too]).await;
+    assert_eq!(rig.check(), Some((32_000, 0)), "not before the kernel has it");
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(rig.check(), Some((32_000, 2)));
+    rig.send([lb(32_001)]).await;
+    assert_eq!(rig.check(), Some((32_001, 2)));
+    rig.send([apply_service(service("web", "10.96.0.10", "http:80"))]).await;
+    assert_eq!(rig.check(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_answering_is_told_with_the_rest() {
+    let rig = Rig::start();
+    rig.told.problems.send_replace(vec![Problem::new(
+        "Service default/web",
+        "spec.healthCheckNodePort",
+        "taken",
+    )]);
+    assert!(rig.status().await.problems.iter().any(|problem| problem.message == "taken"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_come_waits_in_the_metrics_until_it_is_in_force() {
     const PENDING: &str = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
     const PROGRAMMED: &str = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
@@ -309,7 +420,7 @@ async fn what_has_come_waits_in_the_metrics_until_it_is_in_force() {
 async fn what_an_operator_must_know_is_told_once() {
     let mut rig = Rig::start();
     let [service, endpoints] = web();
-    let broken = super::Problem::new("Service default/web", "spec.ports[1].port", "70000 is not a port");
+    let broken = Problem::new("Service default/web", "spec.ports[1].port", "70000 is not a port");
     let Change::Service(applied) = service else { panic!("a Service") };
     let service = Change::Service(Applied { problems: vec![broken], ..applied });
     rig.list([service.clone(), endpoints]).await;
@@ -318,7 +429,7 @@ async fn what_an_operator_must_know_is_told_once() {
     rig.send([apply_slice(slice("web-1", "web", "http:8080", "10.1.0.6"))]).await;
     sleep(Duration::from_secs(20)).await;
     let mut told = Vec::new();
-    while let Ok(Notice { service, is_warning, reason, note: _ }) = rig.told.try_recv() {
+    while let Ok(Notice { service, is_warning, reason, note: _ }) = rig.noticed.try_recv() {
         told.push((service.map(|service| service.name.to_string()), is_warning, reason));
     }
     assert_eq!(

@@ -89,7 +89,12 @@ const PERIOD: Stance = Stance::Instead(
     "each change is written at once and only where it differs; there is no periodic rewriting to slow or to speed",
 );
 const CONNTRACK: Stance = Stance::Instead("not set by Sluice: the kernel's value stays");
-const SERVER: Stance = Stance::Instead("Sluice does not serve this yet; use `sluice status`");
+const HEALTHZ: Stance = Stance::Honoured("where /healthz, /livez and /readyz answer (`docs/health.md`)");
+const METRICS: Stance = Stance::Honoured("where /metrics, /proxyMode, /configz and a plain /healthz answer");
+const SYNC_PERIOD: Stance = Stance::Honoured(
+    "twice this, in the section of the active mode, a change may wait before probes fail; each change is written at once, and \
+     there is no periodic rewriting",
+);
 const CLIENT: Stance =
     Stance::Instead("the client speaks JSON, and lists and watches without a limit of its own");
 const LOGS: Stance = Stance::Instead("Sluice logs to standard error, unbuffered, with one verbosity for all");
@@ -120,9 +125,17 @@ pub const FIELDS: &[Field] = &[
             "a specific address stands for the node's own of its family, and makes that family first",
         ),
     ),
-    field("healthzBindAddress", "healthz-bind-address", Kind::IpPort, "0.0.0.0:10256", SERVER),
-    field("metricsBindAddress", "metrics-bind-address", Kind::IpPort, "127.0.0.1:10249", SERVER),
-    field("bindAddressHardFail", "bind-address-hard-fail", Kind::Bool, "false", SERVER),
+    field("healthzBindAddress", "healthz-bind-address", Kind::IpPort, "0.0.0.0:10256", HEALTHZ),
+    field("metricsBindAddress", "metrics-bind-address", Kind::IpPort, "127.0.0.1:10249", METRICS),
+    field(
+        "bindAddressHardFail",
+        "bind-address-hard-fail",
+        Kind::Bool,
+        "false",
+        Stance::Honoured(
+            "the daemon ends if it cannot listen at these two at start; without it, it tries again every 5 s",
+        ),
+    ),
     field(
         "enableProfiling",
         "profiling",
@@ -217,13 +230,13 @@ pub const FIELDS: &[Field] = &[
         "true",
         Stance::Instead("NodePorts are never served at loopback addresses"),
     ),
-    field("iptables.syncPeriod", "iptables-sync-period", Kind::Duration, "30s", PERIOD),
+    field("iptables.syncPeriod", "iptables-sync-period", Kind::Duration, "30s", SYNC_PERIOD),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Kind::Duration, "1s", PERIOD),
     field("nftables.masqueradeAll", "", Kind::Bool, "false", MASQUERADE_ALL),
     exact("nftables.masqueradeBit", "", Kind::Int, "14", MASQUERADE_BIT),
-    field("nftables.syncPeriod", "", Kind::Duration, "30s", PERIOD),
+    field("nftables.syncPeriod", "", Kind::Duration, "30s", SYNC_PERIOD),
     field("nftables.minSyncPeriod", "", Kind::Duration, "1s", PERIOD),
-    field("ipvs.syncPeriod", "ipvs-sync-period", Kind::Duration, "30s", NO_IPVS),
+    field("ipvs.syncPeriod", "ipvs-sync-period", Kind::Duration, "30s", SYNC_PERIOD),
     field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Kind::Duration, "0", NO_IPVS),
     field("ipvs.scheduler", "ipvs-scheduler", Kind::Text, "", NO_IPVS),
     field("ipvs.excludeCIDRs", "ipvs-exclude-cidrs", Kind::List, "", NO_IPVS),
@@ -300,8 +313,16 @@ pub const FLAGS: &[Flag] = &[
         kind: Kind::Text,
         stance: Stance::Honoured("the API server's address; counts before that of the kubeconfig"),
     },
-    Flag { name: "healthz-port", kind: Kind::Int, stance: SERVER },
-    Flag { name: "metrics-port", kind: Kind::Int, stance: SERVER },
+    Flag {
+        name: "healthz-port",
+        kind: Kind::Int,
+        stance: Stance::Honoured("the port of healthzBindAddress if that has none; 0: nothing answers"),
+    },
+    Flag {
+        name: "metrics-port",
+        kind: Kind::Int,
+        stance: Stance::Honoured("the port of metricsBindAddress if that has none; 0: nothing answers"),
+    },
     Flag { name: "boot-id-file", kind: Kind::Text, stance: Stance::Instead("Sluice needs no boot id") },
     Flag { name: "machine-id-file", kind: Kind::Text, stance: Stance::Instead("Sluice needs no machine id") },
 ];

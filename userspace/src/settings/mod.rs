@@ -9,6 +9,7 @@ pub mod fields;
 pub mod file;
 pub mod flags;
 pub mod gates;
+pub mod listen;
 pub mod merge;
 mod node;
 mod notes;

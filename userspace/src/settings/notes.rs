@@ -11,10 +11,8 @@ use crate::desired::settings::{Detector, NodePortAddress, Settings};
 use crate::model::Family;
 
 /// What kube-proxy does whatever the configuration, and this version does not.
-pub(super) const NOT_YET: [&str; 2] = [
-    "the health and metrics endpoints are not served by this version: a livenessProbe on port 10256 would restart the pod",
-    "conntrack limits and timeouts are not set by this version: the kernel's values stay",
-];
+pub(super) const NOT_YET: [&str; 1] =
+    ["conntrack limits and timeouts are not set by this version: the kernel's values stay"];
 
 /// What this version does not do, and values that change nothing here, one line each, with what happens instead.
 pub(super) fn notes(fields: &Fields, flags: &Flags, settings: &Settings) -> Vec<String> {

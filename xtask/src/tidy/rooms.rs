@@ -240,7 +240,16 @@ const ROOMS: &[Room] = &[
     },
     Room {
         within: "userspace/src/reconcile",
-        forbidden: &["aya", "kube", "k8s_openapi", "libc", "std::fs", "crate::serve", "crate::inspect"],
+        forbidden: &[
+            "aya",
+            "kube",
+            "k8s_openapi",
+            "libc",
+            "std::fs",
+            "crate::serve",
+            "crate::http",
+            "crate::inspect",
+        ],
         // What the loop publishes after each pass.
         allowed: &["crate::inspect::status"],
         because: "the loop reaches the kernel through `backend` and the API through `source`",
@@ -252,6 +261,22 @@ const ROOMS: &[Room] = &[
         because: "serve reads snapshots",
         ..ROOM
     },
+    Room {
+        within: "userspace/src/http/",
+        forbidden: &[
+            "aya",
+            "kube",
+            "k8s_openapi",
+            "crate::source",
+            "crate::plan",
+            "crate::backend",
+            "crate::serve",
+        ],
+        because: "the servers read what the loop has said",
+        ..ROOM
+    },
+    Room { within: "userspace/src/http/", only: "/health.rs", forbidden: WAITING, because: PURE, ..ROOM },
+    Room { within: "userspace/src/http/", only: "/answer.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room {
         within: "userspace/src/inspect",
         forbidden: &["kube", "k8s_openapi", "crate::source", "crate::desired", "crate::plan"],

@@ -206,6 +206,15 @@ impl Cluster {
         self.node.as_ref()
     }
 
+    /// Whether our Node is one to send new connections to: it is known, and not about to go. A folder may name no Node.
+    pub fn takes_connections(&self) -> bool {
+        match (&self.node, self.origin) {
+            (Some(node), _) => !node.leaving,
+            (None, Origin::Folder) => true,
+            (None, Origin::Server) => false,
+        }
+    }
+
     /// The ranges that ClusterIPs come from, sorted, each once. A range that two objects name stays until both are
     /// gone.
     pub fn service_cidrs(&self) -> BTreeSet<IpNet> {

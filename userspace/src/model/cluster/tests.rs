@@ -222,6 +222,24 @@ fn only_our_own_node_counts_and_it_stays_known_when_it_is_gone() {
 }
 
 #[test]
+fn new_connections_come_to_a_node_that_is_known_and_stays() {
+    let node = |leaving| {
+        let value = Parsed::Keep(Node { name: "n1".into(), leaving, ..Node::default() });
+        Change::Node(Applied { object: ObjectRef::new(Kind::Node, "", "n1"), value, problems: Vec::new() })
+    };
+    for (origin, unknown) in [(Origin::Server, false), (Origin::Folder, true)] {
+        let mut cluster = Cluster::of_node("n1", origin);
+        assert_eq!(cluster.takes_connections(), unknown, "{origin:?}");
+        for leaving in [false, true] {
+            cluster.take(node(leaving));
+            assert_eq!(cluster.takes_connections(), !leaving);
+            cluster.take(Change::Deleted(ObjectRef::new(Kind::Node, "", "n1")));
+            assert_eq!(cluster.takes_connections(), !leaving, "as it was last known");
+        }
+    }
+}
+
+#[test]
 fn a_range_stays_until_the_last_object_that_names_it_is_gone() {
     let object = |name: &str| ObjectRef::new(Kind::ServiceCidr, "", name);
     let mut cluster = Cluster::default();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::file::{Decoded, decode};
+use super::listen::Listen;
 use super::merge::{Fields, Flags, Origin, settle};
 use super::notes;
 use super::validate::{complaint, validate};
@@ -51,6 +52,8 @@ pub struct Effective {
     pub detail: Detail,
     /// For /proc/self/oom_score_adj.
     pub oom_score_adj: i32,
+    /// Where the daemon answers probes, and by what it is judged.
+    pub listen: Listen,
     /// The file it came from, to be watched.
     pub file: Option<File>,
     /// All fields, with the origin of each value.
@@ -149,6 +152,7 @@ fn assemble(
         detail: detail(fields.number("logging.verbosity")),
         oom_score_adj: fields.number("oomScoreAdj"),
         file: file.cloned(),
+        listen: Listen::of(&fields),
         fields,
         warnings,
         notes,
