@@ -134,12 +134,21 @@ impl Node {
 
     /// Runs `sluice VERB ...` on the node, for its daemon or what that left behind.
     pub fn sluice(&self, arguments: &[&str]) -> Result<Output> {
+        self.sluice_command(arguments)?.output().context("could not run sluice")
+    }
+
+    /// The same, not started yet.
+    pub fn sluice_command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.place().command(sluice()?);
-        command.args(arguments).arg("--pin-dir").arg(self.pin_dir());
-        if arguments.first() == Some(&"status") {
+        command.args(arguments);
+        let verb = arguments.first().copied().unwrap_or_default();
+        if !["man", "completions"].contains(&verb) {
+            command.arg("--pin-dir").arg(self.pin_dir());
+        }
+        if ["status", "explain", "diff", "audit"].contains(&verb) {
             command.arg("--socket").arg(self.socket());
         }
-        command.output().context("could not run sluice")
+        Ok(command)
     }
 
     /// What `sluice probe` says on the node, and whether it says that a dataplane can run. Capabilities as for
@@ -345,8 +354,8 @@ fn keep_only(command: &mut Command, kept: Vec<u8>) {
 /// By custom, the user and the group that own nothing.
 const NOBODY: u32 = 65_534;
 
-/// Gives up all rights at the last moment: the namespaces are entered before.
-fn become_nobody(command: &mut Command) {
+/// Has a command give up all rights at the last moment: the namespaces are entered before.
+pub fn become_nobody(command: &mut Command) {
     use std::os::unix::process::CommandExt as _;
     let change = || {
         nix::unistd::setgroups(&[])?;

@@ -33,7 +33,7 @@ pub mod topology;
 pub mod wait;
 
 pub use client::{Load, Pace, Protocol};
-pub use daemon::{Daemon, Settings, Source};
+pub use daemon::{Daemon, Settings, Source, become_nobody};
 pub use manifest::Manifests;
 pub use server::{Ports, Server};
 pub use topology::{Lab, Node, Pod};

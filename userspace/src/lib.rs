@@ -8,6 +8,7 @@ pub mod backend;
 pub mod config;
 pub mod desired;
 pub mod dry_run;
+pub mod explain;
 pub mod http;
 pub mod inspect;
 pub mod metrics;

@@ -8,8 +8,9 @@ use anyhow::Context;
 use sluice::backend::nft::{self, Marks, NOTRACK_BIT};
 use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
 use sluice::dry_run::Orders;
+use sluice::explain::Question;
 use sluice::inspect::Output;
-use sluice::model::Origin;
+use sluice::model::{Change, Origin};
 use sluice::settings::print::{self, Own};
 use sluice::settings::{Detail, Effective, LogFormat};
 use sluice::{dry_run, inspect, privilege, run, source};
@@ -23,12 +24,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 const USAGE: u8 = 2;
 /// `status`: no daemon, or not synced.
 const NOT_SYNCED: u8 = 3;
+/// `explain`: the kernel is not as computed.
+const NOT_AS_COMPUTED: u8 = 4;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line answers here")]
 fn main() -> ExitCode {
     match config::parse(std::env::args_os()) {
         Ok(task) => dispatch(task).unwrap_or_else(|error| {
             eprintln!("sluice: {error:#}");
+            if let Some(advice) = inspect::advice::next(&error) {
+                eprintln!("sluice: {advice}");
+            }
             ExitCode::FAILURE
         }),
         Err(Refused::Asked(text)) => {
@@ -52,23 +58,77 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         Task::WriteConfig(path, effective) => write_config(&path, &effective)?,
         Task::InitOnly => init_only(),
         Task::Status(flags) => {
-            let synced = inspect::status::run(&flags.socket.socket, &flags.pins.path(), flags.output)?;
+            let synced = inspect::status::run(&flags.socket.socket, &flags.pins.path(), &flags.show)?;
             return Ok(if synced { ExitCode::SUCCESS } else { ExitCode::from(NOT_SYNCED) });
         }
-        Task::Services(flags) => inspect::services::services(&flags.pins.path(), flags.output)?,
-        Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), flags.output)?,
+        Task::Services(flags) => inspect::services::services(&flags.pins.path(), &flags.show)?,
+        Task::Backends(flags) => inspect::services::backends(&flags.pins.path(), &flags.show)?,
         Task::Flows(flags) => {
-            let config::Listing { output, pins } = &flags.listing;
-            inspect::flows::run(&pins.path(), flags.service.as_ref(), *output)?;
+            let config::Listing { show, pins } = &flags.listing;
+            inspect::flows::run(&pins.path(), flags.service.as_ref(), show)?;
         }
         Task::Plan(flags, effective) => return plan(&flags, *effective),
+        Task::Diff(flags, effective) => return Ok(diff(&flags, &effective)),
         Task::Probe(flags) => {
             let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;
             return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Task::Explain(flags) => {
+            let question = Question { source: flags.source, target: flags.target };
+            let agrees =
+                inspect::explain::run(&question, &flags.socket.socket, &flags.pins.path(), flags.output)?;
+            return Ok(if agrees { ExitCode::SUCCESS } else { ExitCode::from(NOT_AS_COMPUTED) });
+        }
         Task::Cleanup(flags) => inspect::cleanup::run(&flags.path())?,
+        Task::Completions(shell) => inspect::manual::completions(config::command(), shell)?,
+        Task::Man(directory) => inspect::manual::man(config::command(), directory.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The objects, and what to plan for.
+fn asked(
+    from: &config::Objects,
+    effective: &Effective,
+    explain: bool,
+) -> anyhow::Result<(Vec<Change>, dry_run::Question)> {
+    let objects = match &from.source {
+        Some(folder) => {
+            source::folder::once(folder).with_context(|| format!("--source {}", folder.display()))?
+        }
+        None => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(dry_run::fetch(effective))?,
+    };
+    let question = dry_run::Question {
+        node: effective.node.clone(),
+        origin: if from.source.is_some() { Origin::Folder } else { Origin::Server },
+        addresses: from.node_address.clone(),
+        settings: effective.settings.clone(),
+        explain,
+    };
+    Ok((objects, question))
+}
+
+/// As diff(1): its own code where it failed.
+#[expect(clippy::print_stderr, reason = "standard output is for differences")]
+fn diff(flags: &config::Diff, effective: &Effective) -> ExitCode {
+    let orders = || {
+        let (objects, question) = asked(&flags.objects, effective, false)?;
+        Ok(dry_run::orders(&question, objects))
+    };
+    match inspect::diff::run(orders, &flags.socket.socket, &flags.pins.path(), flags.output) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            if let Some(advice) = inspect::advice::next(&error) {
+                eprintln!("sluice: {advice}");
+            }
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
 /// Fails only if asked to: a plan with problems is a plan.
@@ -77,24 +137,10 @@ fn plan(flags: &config::Plan, effective: Effective) -> anyhow::Result<ExitCode> 
     for warning in &effective.warnings {
         eprintln!("sluice: configuration: {warning}");
     }
-    let objects = match &flags.source {
-        Some(folder) => {
-            source::folder::once(folder).with_context(|| format!("--source {}", folder.display()))?
-        }
-        None => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(dry_run::fetch(&effective))?,
-    };
-    let question = dry_run::Question {
-        node: effective.node,
-        origin: if flags.source.is_some() { Origin::Folder } else { Origin::Server },
-        addresses: flags.node_address.clone(),
-        settings: effective.settings,
-        explain: flags.explain,
-    };
+    let (objects, question) = asked(&flags.objects, &effective, flags.explain)?;
     let output = match flags.output {
         PlanForm::Table => Output::Table,
+        PlanForm::Wide => Output::Wide,
         PlanForm::Json => Output::Json,
         PlanForm::Yaml => Output::Yaml,
         PlanForm::Nft => {

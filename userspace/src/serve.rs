@@ -1,4 +1,7 @@
-//! The unix socket on which the tool asks the daemon. One line in (`status`), one line of JSON out. Root only.
+//! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
+//!
+//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow; what is not
+//! understood with an `error`.
 
 use std::fs;
 use std::io;
@@ -6,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -65,19 +69,30 @@ async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<(
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).await?;
     let reply = match line.trim() {
-        "status" => status(asks).await?,
-        other => {
-            serde_json::json!({ "error": format!("unknown request {other:?}; try \"status\"") }).to_string()
-        }
+        "status" => ask(&asks, Ask::Status).await?,
+        other => match other.split_once(' ') {
+            Some(("explain", question)) => match question.parse() {
+                Ok(question) => ask(&asks, |reply| Ask::Explain(question, reply)).await?,
+                Err(wrong) => refusal(wrong),
+            },
+            Some(_) | None => refusal(format!("unknown request {other:?}; try \"status\"")),
+        },
     };
     writer.write_all(reply.as_bytes()).await?;
     writer.write_all(b"\n").await
 }
 
-async fn status(asks: mpsc::Sender<Ask>) -> io::Result<String> {
+fn refusal(error: String) -> String {
+    serde_json::json!({ "error": error }).to_string()
+}
+
+async fn ask<T: Serialize>(
+    asks: &mpsc::Sender<Ask>,
+    make: impl FnOnce(oneshot::Sender<T>) -> Ask,
+) -> io::Result<String> {
     let (ask, reply) = oneshot::channel();
     let ended = || io::Error::new(io::ErrorKind::BrokenPipe, "the daemon is ending");
-    asks.send(ask).await.map_err(|_| ended())?;
-    let status = reply.await.map_err(|_| ended())?;
-    Ok(serde_json::to_string(&status)?)
+    asks.send(make(ask)).await.map_err(|_| ended())?;
+    let answer = reply.await.map_err(|_| ended())?;
+    Ok(serde_json::to_string(&answer)?)
 }

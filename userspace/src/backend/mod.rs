@@ -2,9 +2,11 @@
 
 pub mod conntrack;
 pub mod dataplane;
+pub mod difference;
 pub mod ebpf;
 pub mod edge;
 mod error;
+pub mod held;
 pub mod memory;
 pub mod nft;
 pub mod probe;

@@ -13,12 +13,14 @@ use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::backend::dataplane::{Choice, Floor};
 use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
-use crate::inspect::Output;
+use crate::explain::{Source, Target};
+use crate::inspect::{Output, Show};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -42,9 +44,18 @@ const ALIASES: [(&str, &str); 5] = [
 /// Smallest useful tables.
 const SMALLEST: u32 = 16;
 
+/// What a script may rely on.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; nothing is wrong
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences
+  2  wrong usage; diff: it failed
+  3  status: no daemon answers, or it is not synced
+  4  explain: the kernel is not as computed";
+
 /// A Kubernetes service dataplane: makes Service addresses answer on this node.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -66,10 +77,24 @@ enum Verb {
     Flows(Flows),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
+    /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
+    Diff(Diff),
     /// Say what this kernel can do and which dataplane would run; changes nothing
     Probe(Probe),
+    /// Say what becomes of a flow, why, and whether the kernel agrees
+    Explain(Explain),
     /// Remove everything that was ever installed on this node
     Cleanup(PinDir),
+    /// Print what a shell needs to complete commands: `source <(sluice completions bash)`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each verb
+    Man {
+        /// Write sluice.1, sluice-run.1 and so on here
+        directory: Option<PathBuf>,
+    },
 }
 
 /// What was asked for, with everything it needs.
@@ -93,10 +118,18 @@ pub enum Task {
     Flows(Flows),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
+    /// Compare what would be done with what is there.
+    Diff(Diff, Box<Effective>),
     /// Say what can run.
     Probe(Probe),
+    /// Say what becomes of a flow.
+    Explain(Explain),
     /// Remove everything.
     Cleanup(PinDir),
+    /// Complete commands.
+    Completions(Shell),
+    /// Print or write manual pages.
+    Man(Option<PathBuf>),
 }
 
 /// A slip of the pen must not be a licence to fill the kernel's memory.
@@ -206,9 +239,9 @@ pub struct Socket {
 /// Flags of `status`.
 #[derive(Clone, Debug, Args)]
 pub struct Status {
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
     /// Where programs and maps are pinned.
     #[command(flatten)]
     pub pins: PinDir,
@@ -217,9 +250,9 @@ pub struct Status {
     pub socket: Socket,
 }
 
-/// Flags of `plan`.
+/// Which objects, and for which node.
 #[derive(Clone, Debug, Args)]
-pub struct Plan {
+pub struct Objects {
     /// Folder of manifests to read instead of an API server
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
@@ -235,6 +268,14 @@ pub struct Plan {
     /// Address of the node, in place of those of its Node object; may be repeated
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub node_address: Vec<IpAddr>,
+}
+
+/// Flags of `plan`.
+#[derive(Clone, Debug, Args)]
+pub struct Plan {
+    /// Which objects, and for which node.
+    #[command(flatten)]
+    pub objects: Objects,
     /// Say which rule made each list of endpoints, and why an endpoint is not used
     #[arg(long)]
     pub explain: bool,
@@ -244,6 +285,23 @@ pub struct Plan {
     /// How to print
     #[arg(short, long, default_value = "table")]
     pub output: PlanForm,
+}
+
+/// Flags of `diff`.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// Which objects, and for which node.
+    #[command(flatten)]
+    pub objects: Objects,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
 }
 
 /// Flags of `probe`: those of `run` that decide about the dataplane.
@@ -271,6 +329,8 @@ pub struct Probe {
 pub enum PlanForm {
     /// For people.
     Table,
+    /// For people with room: the endpoints themselves.
+    Wide,
     /// For programs.
     Json,
     /// For programs and people.
@@ -282,9 +342,9 @@ pub enum PlanForm {
 /// Flags of the lists.
 #[derive(Clone, Debug, Args)]
 pub struct Listing {
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
     /// Where programs and maps are pinned.
     #[command(flatten)]
     pub pins: PinDir,
@@ -299,6 +359,24 @@ pub struct Flows {
     /// As for the other lists.
     #[command(flatten)]
     pub listing: Listing,
+}
+
+/// Flags of `explain`.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// Who calls: an address, or any `pod`, any process of the `node`, anybody `outside`
+    pub source: Source,
+    /// What is called: 10.96.0.1:80, [fd00::1]:53/udp, or namespace/service:port, by the port's name or number [default: TCP]
+    pub target: Target,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
 }
 
 /// Reads `NAMESPACE/NAME`.
@@ -348,7 +426,8 @@ fn with_dashes(argument: OsString) -> OsString {
     format!("{}{value}", name.replace('_', "-")).into()
 }
 
-fn command() -> clap::Command {
+/// The whole command line, with kube-proxy's flags.
+pub fn command() -> clap::Command {
     let command = Cli::command().mut_subcommand("run", |run| run.args(flags::arguments()));
     command.mut_subcommands(|verb| verb.mut_args(but_not_empty))
 }
@@ -410,17 +489,27 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
-        Verb::Plan(flags) => return plan(flags, complaints),
+        Verb::Plan(flags) => {
+            let effective = objects(&flags.objects, complaints)?;
+            return Ok(Task::Plan(flags, effective));
+        }
+        Verb::Diff(flags) => {
+            let effective = objects(&flags.objects, complaints)?;
+            return Ok(Task::Diff(flags, effective));
+        }
         Verb::Probe(flags) => {
             complaints.extend(nobody_serves(flags.dataplane, flags.nftables));
             Task::Probe(flags)
         }
+        Verb::Explain(flags) => Task::Explain(flags),
         Verb::Cleanup(pins) => Task::Cleanup(pins),
+        Verb::Completions { shell } => Task::Completions(shell),
+        Verb::Man { directory } => Task::Man(directory),
     };
     if complaints.is_empty() { Ok(task) } else { Err(Refused::Wrong(complaints)) }
 }
 
-fn plan(plan: Plan, mut complaints: Vec<String>) -> Result<Task, Refused> {
+fn objects(plan: &Objects, mut complaints: Vec<String>) -> Result<Box<Effective>, Refused> {
     if plan.source.is_some() && plan.kubeconfig.is_some() {
         complaints.push(two_sources("--source", "--kubeconfig"));
     }
@@ -437,7 +526,7 @@ fn plan(plan: Plan, mut complaints: Vec<String>) -> Result<Task, Refused> {
         Ok(mut settled) if complaints.is_empty() => {
             // The file says what the daemon does; where to look now is said here.
             settled.kubeconfig = plan.kubeconfig.clone().or(settled.kubeconfig);
-            Ok(Task::Plan(plan, Box::new(settled)))
+            Ok(Box::new(settled))
         }
         Ok(_) => Err(Refused::Wrong(complaints)),
         Err(more) => {

@@ -207,10 +207,16 @@ fn each_deed_instead_of_running_has_its_flag() {
         Ok(Task::WriteConfig(..)) => "write",
         Ok(Task::InitOnly) => "init",
         Ok(Task::Cleanup(_)) => "cleanup",
-        Ok(Task::Plan(..)) => "plan",
-        Ok(Task::Status(_) | Task::Services(_) | Task::Backends(_) | Task::Flows(_) | Task::Probe(_)) => {
-            "show"
-        }
+        Ok(Task::Plan(..) | Task::Diff(..)) => "plan",
+        Ok(
+            Task::Status(_)
+            | Task::Services(_)
+            | Task::Backends(_)
+            | Task::Flows(_)
+            | Task::Probe(_)
+            | Task::Explain(_),
+        ) => "show",
+        Ok(Task::Completions(_) | Task::Man(_)) => "about itself",
         Err(Refused::Asked(_)) => "asked",
         Err(Refused::Wrong(_)) => "wrong",
     };
@@ -228,11 +234,24 @@ fn each_deed_instead_of_running_has_its_flag() {
         ("cleanup", "cleanup"),
         ("backends", "show"),
         ("flows", "show"),
+        ("flows --watch -o wide", "show"),
+        ("explain pod 10.96.0.1:80", "show"),
+        ("explain 192.0.2.1 default/web:http/udp -o json", "show"),
+        ("explain pod", "wrong"),
+        ("explain pod web", "wrong"),
+        ("status --watch=0.5", "show"),
+        ("status --watch=0", "wrong"),
+        ("completions fish", "about itself"),
+        ("completions", "wrong"),
+        ("man", "about itself"),
+        ("man /tmp/pages", "about itself"),
         ("run now", "wrong"),
         ("plan --source / --node n1 --explain --strict -o yaml", "plan"),
         ("plan --node-address 10.0.0.1 --node-address fd00::1,10.0.0.2", "plan"),
         ("plan --node-address here", "wrong"),
         ("plan --source /does/not/exist", "wrong"),
+        ("diff --source / --node n1 -o json", "plan"),
+        ("diff --source / --kubeconfig /etc/passwd", "wrong"),
         ("plan --source / --kubeconfig /proc/self/status", "wrong"),
         ("plan --config /does/not/exist", "wrong"),
     ] {

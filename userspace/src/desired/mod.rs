@@ -29,7 +29,7 @@ use self::endpoints::{Candidate, Chosen, Needs};
 use self::routes::{Lists, Sources};
 
 pub use context::{Context, FamilyContext, NodePorts, Pods};
-pub use port::{Action, Endpoint, Frontend, List, Masquerade, Routes, ServicePort, Uses};
+pub use port::{Action, Caller, Endpoint, Frontend, List, Masquerade, Routes, ServicePort, Uses};
 pub use settings::{Detector, NodePortAddress, Settings};
 pub use unreached::Unreached;
 

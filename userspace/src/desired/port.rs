@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// What this node does for one service port in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,29 @@ pub struct Routes {
     pub node: Action,
     /// From anywhere else.
     pub outside: Action,
+}
+
+/// Where a flow comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Caller {
+    /// A pod, as the local-traffic detector sees it.
+    Pod,
+    /// An address of this node.
+    Node,
+    /// Anywhere else.
+    Outside,
+}
+
+impl Routes {
+    /// What becomes of a flow from there.
+    pub const fn of(&self, caller: Caller) -> Action {
+        match caller {
+            Caller::Pod => self.pod,
+            Caller::Node => self.node,
+            Caller::Outside => self.outside,
+        }
+    }
 }
 
 /// What becomes of one new flow.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::desired::{self, Action, List};
 use crate::model::Problem;
@@ -57,7 +57,7 @@ pub struct Affinity {
 }
 
 /// Kinds of addresses, in the order of the document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// The ClusterIP.
     ClusterIP,
@@ -97,7 +97,7 @@ pub struct From {
 }
 
 /// What can become of a new flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Word {
     /// It goes to one of the endpoints.
@@ -111,7 +111,7 @@ pub enum Word {
 }
 
 /// When the source of a flow becomes an address of this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Masquerade {
     /// Only if the chosen endpoint is the source itself.

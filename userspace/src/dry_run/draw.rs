@@ -44,6 +44,22 @@ pub fn document(view: &View<'_>) -> Document {
     }
 }
 
+/// The ports of some Services, with reasons.
+pub fn ports_of(
+    view: &View<'_>,
+    is_meant: impl Fn(&ServiceName, &PortId, &desired::ServicePort) -> bool,
+) -> Vec<ServicePort> {
+    let taken = taken(view.desired);
+    let meant = |(name, outcome): &(&ServiceName, &Outcome)| {
+        outcome.ports.iter().any(|(id, port)| is_meant(name, id, port))
+    };
+    view.desired
+        .services()
+        .filter(meant)
+        .flat_map(|(name, outcome)| service_ports(view, &taken, name, outcome))
+        .collect()
+}
+
 /// Addresses that are a Service's own: a node port does not get what is sent to them.
 type Taken = BTreeSet<(SocketAddr, Protocol)>;
 
@@ -228,7 +244,7 @@ fn address_notes(view: &View<'_>, taken: &Taken, id: &PortId, port: &desired::Se
     notes
 }
 
-pub(super) const fn word(list: List) -> &'static str {
+pub(crate) const fn word(list: List) -> &'static str {
     match list {
         List::Cluster => "cluster",
         List::Local => "local",

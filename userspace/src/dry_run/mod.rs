@@ -19,7 +19,7 @@ use kube::Client;
 use self::document::Document;
 use self::draw::View;
 use crate::desired::{Context, Desired, ServicePort, Settings};
-use crate::inspect::{Output, print, print_json, print_yaml};
+use crate::inspect::{Answer, Output, Show, present};
 use crate::model::{Change, Cluster, Node, Origin, ServicePortName};
 use crate::settings::Effective;
 use crate::{run, source};
@@ -117,12 +117,14 @@ pub async fn fetch(effective: &Effective) -> anyhow::Result<Vec<Change>> {
     listing.with_context(|| format!("could not read the objects of the API server {server}"))
 }
 
+impl Answer for &Document {
+    fn text(&self, wide: bool) -> String {
+        text::text(self, wide)
+    }
+}
+
 /// Prints a plan. True if there is nothing wrong in it.
 pub fn show(document: &Document, output: Output) -> anyhow::Result<bool> {
-    match output {
-        Output::Json => print_json(document)?,
-        Output::Yaml => print_yaml(document)?,
-        Output::Table => print(&text::text(document))?,
-    }
+    present(&Show { output, watch: None }, || Ok(document))?;
     Ok(document.problems.is_empty())
 }

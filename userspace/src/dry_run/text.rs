@@ -11,9 +11,9 @@ const HEAD: [&str; 9] =
     ["NAMESPACE", "SERVICE", "PORT", "KIND", "ADDRESS", "FROM PODS", "FROM NODE", "FROM OUTSIDE", "SOURCES"];
 
 /// One row for each address; below it, where asked for, the reasons; then health checks and problems.
-pub(super) fn text(document: &Document) -> String {
+pub(super) fn text(document: &Document, wide: bool) -> String {
     let Document { node, services, health_checks, service_cidrs, problems } = document;
-    let rows: Vec<Vec<String>> = services.iter().flat_map(rows).collect();
+    let rows: Vec<Vec<String>> = services.iter().flat_map(|service| rows(service, wide)).collect();
     let mut text = format!("node          {node}\n");
     if !service_cidrs.is_empty() {
         text += &format!("service cidrs {}\n", service_cidrs.join(", "));
@@ -25,7 +25,7 @@ pub(super) fn text(document: &Document) -> String {
     text
 }
 
-fn rows(service: &ServicePort) -> Vec<Vec<String>> {
+fn rows(service: &ServicePort, wide: bool) -> Vec<Vec<String>> {
     let port = match service.port_name.as_str() {
         "" => service.protocol.to_owned(),
         name => format!("{name}/{}", service.protocol),
@@ -37,17 +37,20 @@ fn rows(service: &ServicePort) -> Vec<Vec<String>> {
         let sources = if source_ranges.is_empty() { "all".to_owned() } else { source_ranges.join(",") };
         let mut row =
             vec![service.namespace.clone(), service.name.clone(), port.clone(), format!("{kind:?}")];
-        row.extend([place, flow(pod), flow(node), flow(outside), sources]);
+        row.extend([place, flow(pod, wide), flow(node, wide), flow(outside, wide), sources]);
         row
     };
     service.addresses.iter().map(row).collect()
 }
 
-/// Such as `3 endpoints, masquerade`.
-fn flow(Flow { action, endpoints, masquerade, list: _ }: &Flow) -> String {
+/// Such as `3 endpoints, masquerade`; with room, the endpoints themselves.
+fn flow(Flow { action, endpoints, masquerade, list: _ }: &Flow, wide: bool) -> String {
     let Some(endpoints) = endpoints else { return format!("{action:?}").to_lowercase() };
     let plural = if endpoints.len() == 1 { "" } else { "s" };
     let masqueraded = if *masquerade == Some(Masquerade::Always) { ", masquerade" } else { "" };
+    if wide {
+        return endpoints.join(",") + masqueraded;
+    }
     format!("{} endpoint{plural}{masqueraded}", endpoints.len())
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::services::names;
 use super::table::table;
-use super::{Output, print, print_json, print_yaml};
+use super::{Answer, Show, present};
 use crate::backend::edge::{Pair, State, read_flows, service_number};
 use crate::model::{ServiceName, ServicePortName};
 
@@ -25,8 +25,21 @@ struct Row {
     idle_seconds: u32,
 }
 
+/// The flows, and what to say where there is no edge layer.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Rows {
+    rows: Vec<Row>,
+    #[serde(skip)]
+    nothing: Option<String>,
+}
+
 /// Prints the flows, of one Service or of all.
-pub fn run(pin_dir: &Path, wanted: Option<&ServiceName>, output: Output) -> anyhow::Result<()> {
+pub fn run(pin_dir: &Path, wanted: Option<&ServiceName>, show: &Show) -> anyhow::Result<()> {
+    present(show, || read(pin_dir, wanted)).map(drop)
+}
+
+fn read(pin_dir: &Path, wanted: Option<&ServiceName>) -> anyhow::Result<Rows> {
     let flows = read_flows(pin_dir)?;
     let is_there = flows.is_some();
     let flows = flows.unwrap_or_default();
@@ -37,14 +50,13 @@ pub fn run(pin_dir: &Path, wanted: Option<&ServiceName>, output: Output) -> anyh
     {
         anyhow::bail!("no Service {wanted} is programmed here; see `sluice services`");
     }
-    let rows = rows(&flows, &names, wanted);
-    match output {
-        Output::Json => print_json(&rows),
-        Output::Yaml => print_yaml(&rows),
-        Output::Table if !is_there => {
-            print(&format!("there is no edge layer below {} (`sluice run --edge`)", pin_dir.display()))
-        }
-        Output::Table => print(&text(&rows)),
+    let nothing = || format!("there is no edge layer below {}; `sluice status` says why", pin_dir.display());
+    Ok(Rows { rows: rows(&flows, &names, wanted), nothing: (!is_there).then(nothing) })
+}
+
+impl Answer for Rows {
+    fn text(&self, _wide: bool) -> String {
+        self.nothing.clone().unwrap_or_else(|| text(&self.rows))
     }
 }
 

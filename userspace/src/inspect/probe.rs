@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::table::table;
-use super::{Output, print, print_json, print_yaml};
+use super::{Answer, Output, Show, present};
 use crate::backend::dataplane::{Choice, Floor, Running, outlook};
 use crate::backend::probe::{Finding, Findings, Place, probe, verdict};
 use crate::privilege;
@@ -11,7 +11,7 @@ use crate::privilege;
 /// Everything there is to tell.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct Verdict<'a> {
     features: Vec<&'a Finding>,
     /// `ebpf+nftables`, `ebpf` or `nftables`; absent if none can run.
     dataplane: Option<String>,
@@ -23,12 +23,9 @@ struct Answer<'a> {
 pub fn run(choice: Choice, floor: Floor, place: &Place, output: Output) -> anyhow::Result<bool> {
     let findings = probe(place);
     let missing = (privilege::missing(), privilege::missing_for_nftables());
-    let answer = answer(&findings, outlook_of(choice, floor, &findings, missing));
-    match output {
-        Output::Json => print_json(&answer)?,
-        Output::Yaml => print_yaml(&answer)?,
-        Output::Table => print(&text(&answer))?,
-    }
+    let show = Show { output, watch: None };
+    let answer =
+        present(&show, || Ok(answer(&findings, outlook_of(choice, floor, &findings, missing.clone()))))?;
     Ok(answer.dataplane.is_some())
 }
 
@@ -46,16 +43,22 @@ fn outlook_of(
     outlook(choice, floor, ebpf.as_deref().map_or(Ok(()), Err), nft.as_deref().map_or(Ok(()), Err))
 }
 
-fn answer(findings: &Findings, outlook: Result<Running, String>) -> Answer<'_> {
+fn answer(findings: &Findings, outlook: Result<Running, String>) -> Verdict<'_> {
     let (dataplane, reason) = match outlook {
         Ok(Running { dataplane, reason }) => (Some(dataplane), reason),
         Err(reason) => (None, reason),
     };
-    Answer { features: findings.all().collect(), dataplane, reason }
+    Verdict { features: findings.all().collect(), dataplane, reason }
 }
 
-fn text(answer: &Answer<'_>) -> String {
-    let Answer { features, dataplane, reason } = answer;
+impl Answer for Verdict<'_> {
+    fn text(&self, _wide: bool) -> String {
+        text(self)
+    }
+}
+
+fn text(answer: &Verdict<'_>) -> String {
+    let Verdict { features, dataplane, reason } = answer;
     let row = |finding: &&Finding| {
         let Finding { feature, works, why_not, needed_for } = *finding;
         let works = if *works { "yes" } else { "NO" }.to_owned();

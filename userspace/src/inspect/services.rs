@@ -1,17 +1,17 @@
 //! `sluice services` and `sluice backends`: what is programmed, read from the kernel itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::table::table;
-use super::{Output, print, print_json, print_yaml};
+use super::{Answer, Show, advice, present};
 use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
 use crate::backend::nft::{self, Described};
-use crate::model::ServicePortName;
+use crate::model::{Family, Protocol, ServiceName, ServicePortName};
 
 /// One service port, as printed.
 #[derive(Debug, Serialize)]
@@ -52,55 +52,92 @@ struct BackendRow {
     id: u32,
 }
 
-/// Prints the services.
-pub fn services(pin_dir: &Path, output: Output) -> anyhow::Result<()> {
-    let installed = installed(pin_dir)?;
-    let rows: Vec<ServiceRow> = installed.iter().map(|(name, both)| service_row(name, both)).collect();
-    match output {
-        Output::Json => return print_json(&rows),
-        Output::Yaml => return print_yaml(&rows),
-        Output::Table => {}
+/// A list, and what to say where nothing is installed at all.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Rows<T> {
+    rows: Vec<T>,
+    #[serde(skip)]
+    nothing: Option<String>,
+}
+
+impl<T> Rows<T> {
+    fn of(pin_dir: &Path, rows: Vec<T>) -> Self {
+        let is_there = !rows.is_empty() || pin_dir.try_exists().unwrap_or(true);
+        Self { rows, nothing: (!is_there).then(|| advice::nothing(pin_dir)) }
     }
-    let cells = |row: &ServiceRow| {
-        let ServiceRow { port, addresses, verdict, endpoints, affinity_seconds, dataplanes, .. } = row;
-        let affinity = affinity_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s"));
-        let mut cells = port_cells(port);
-        cells.extend([addresses.join(","), (*verdict).to_owned(), endpoints.to_string(), affinity]);
-        cells.push(dataplanes.join("+"));
-        cells
+
+    fn table(&self, head: &[&str], cells: impl Fn(&T) -> Vec<String>) -> String {
+        let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
+        self.nothing.clone().unwrap_or_else(|| table(head, &rows))
+    }
+}
+
+/// Prints the services.
+pub fn services(pin_dir: &Path, show: &Show) -> anyhow::Result<()> {
+    let rows = || {
+        let installed = installed(pin_dir)?;
+        Ok(Rows::of(pin_dir, installed.iter().map(|(name, both)| service_row(name, both)).collect()))
     };
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    let head = [
-        "NAMESPACE",
-        "SERVICE",
-        "PORT",
-        "PROTOCOL",
-        "ADDRESS",
-        "VERDICT",
-        "ENDPOINTS",
-        "AFFINITY",
-        "DATAPLANE",
-    ];
-    print(&table(&head, &rows))
+    present(show, rows).map(drop)
 }
 
 /// Prints the endpoints.
-pub fn backends(pin_dir: &Path, output: Output) -> anyhow::Result<()> {
-    let installed = installed(pin_dir)?;
-    let rows: Vec<BackendRow> = installed.iter().flat_map(|(name, both)| backend_rows(name, both)).collect();
-    match output {
-        Output::Json => return print_json(&rows),
-        Output::Yaml => return print_yaml(&rows),
-        Output::Table => {}
-    }
-    let cells = |row: &BackendRow| {
-        let BackendRow { port, endpoint, state, id: _ } = row;
-        let mut cells = port_cells(port);
-        cells.extend([endpoint.clone(), (*state).to_owned()]);
-        cells
+pub fn backends(pin_dir: &Path, show: &Show) -> anyhow::Result<()> {
+    let rows = || {
+        let installed = installed(pin_dir)?;
+        Ok(Rows::of(pin_dir, installed.iter().flat_map(|(name, both)| backend_rows(name, both)).collect()))
     };
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    print(&table(&["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ENDPOINT", "STATE"], &rows))
+    present(show, rows).map(drop)
+}
+
+const SERVICES: [&str; 9] =
+    ["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ADDRESS", "VERDICT", "ENDPOINTS", "AFFINITY", "DATAPLANE"];
+
+impl Answer for Rows<ServiceRow> {
+    fn text(&self, wide: bool) -> String {
+        let cells = |row: &ServiceRow| {
+            let ServiceRow {
+                port,
+                addresses,
+                at_socket,
+                verdict,
+                endpoints,
+                affinity_seconds,
+                generation,
+                id,
+                dataplanes,
+            } = row;
+            let affinity = affinity_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s"));
+            let mut cells = port_cells(port);
+            cells.extend([addresses.join(","), (*verdict).to_owned(), endpoints.to_string(), affinity]);
+            cells.push(dataplanes.join("+"));
+            let at_socket = if at_socket.is_empty() { "-".to_owned() } else { at_socket.join(",") };
+            let more = [port.family.to_owned(), at_socket, generation.to_string(), id.to_string()];
+            cells.extend(more.into_iter().filter(|_| wide));
+            cells
+        };
+        let more: &[&str] = if wide { &["FAMILY", "SOCKET", "GENERATION", "ID"] } else { &[] };
+        self.table(&[&SERVICES, more].concat(), cells)
+    }
+}
+
+impl Answer for Rows<BackendRow> {
+    fn text(&self, wide: bool) -> String {
+        let cells = |row: &BackendRow| {
+            let BackendRow { port, endpoint, state, id } = row;
+            let mut cells = port_cells(port);
+            cells.extend([endpoint.clone(), (*state).to_owned()]);
+            let more = [port.family.to_owned(), id.to_string()];
+            cells.extend(more.into_iter().filter(|_| wide));
+            cells
+        };
+        let more: &[&str] = if wide { &["FAMILY", "ID"] } else { &[] };
+        self.table(
+            &[&["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ENDPOINT", "STATE"], more].concat(),
+            cells,
+        )
+    }
 }
 
 fn port_row(name: &ServicePortName) -> PortRow {
@@ -129,20 +166,61 @@ pub(super) fn names(pin_dir: &Path) -> anyhow::Result<Vec<ServicePortName>> {
     Ok(installed(pin_dir)?.into_keys().collect())
 }
 
+/// Addresses of a port of a Service, by its name or number, with the node's own for node ports.
+pub(super) fn addresses_of(
+    pin_dir: &Path,
+    service: &ServiceName,
+    port: &str,
+    protocol: Protocol,
+    own: &BTreeSet<IpAddr>,
+) -> anyhow::Result<Vec<SocketAddr>> {
+    let mut found = BTreeSet::new();
+    for (name, both) in installed(pin_dir)? {
+        let all = service_row(&name, &both).addresses;
+        let has_number = || all.iter().any(|address| address.rsplit(':').next() == Some(port));
+        if name.service != *service || name.protocol != protocol || !(*name.port == *port || has_number()) {
+            continue;
+        }
+        for address in &all {
+            match address.strip_prefix("*:").map(str::parse) {
+                Some(Ok(number)) => {
+                    let ours = own.iter().filter(|ip| Family::of(**ip) == name.family);
+                    found.extend(ours.map(|ip| SocketAddr::new(*ip, number)));
+                }
+                Some(Err(_)) => {}
+                None => found.extend(address.parse::<SocketAddr>().ok()),
+            }
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
 /// Whoever may not read the packet filter sees what eBPF has, and the other way round.
 fn installed(pin_dir: &Path) -> anyhow::Result<BTreeMap<ServicePortName, Both>> {
     let mut all: BTreeMap<ServicePortName, Both> = BTreeMap::new();
     let (pinned, found) = (read_pinned(&Pins::new(pin_dir)), nft::read_found());
-    if let (Err(_), Err(error)) = (&pinned, &found) {
-        anyhow::bail!("{error}");
+    let mut unread = None;
+    match pinned {
+        Ok(installed) => {
+            for (name, entries) in installed.ports {
+                all.entry(name).or_default().ebpf = Some(entries);
+            }
+        }
+        Err(error) => unread = Some(error),
     }
-    for (name, entries) in pinned.map(|installed| installed.ports).unwrap_or_default() {
-        all.entry(name).or_default().ebpf = Some(entries);
+    match found {
+        Ok(described) => {
+            for (name, described) in described {
+                all.entry(name).or_default().nft = Some(described);
+            }
+        }
+        Err(error) => unread = Some(error),
     }
-    for (name, described) in found.unwrap_or_default() {
-        all.entry(name).or_default().nft = Some(described);
+    // An empty list would say that there is nothing.
+    match unread {
+        Some(error) if all.is_empty() => Err(error.into()),
+        Some(_) | None => Ok(all),
     }
-    Ok(all)
 }
 
 /// eBPF has the clients that connect here, so it is asked first; addresses are those of both.

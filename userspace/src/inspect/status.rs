@@ -1,23 +1,18 @@
 //! `sluice status`: what the daemon does, and what the kernel has.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::daemon::ask;
 use super::table::table;
-use super::{Output, print, print_json, print_yaml};
+use super::{Answer, Show, advice, present};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::ebpf::{self, Pins, report_pinned};
 use crate::backend::{Report, chain};
 use crate::backend::{edge, nft};
 use crate::model::Problem;
-
-/// How long the daemon may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything there is to tell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,27 +54,14 @@ pub struct DaemonStatus {
 }
 
 /// Prints the status. False if no daemon answers, or it is not synced.
-pub fn run(socket: &Path, pin_dir: &Path, output: Output) -> anyhow::Result<bool> {
-    let status = ask(socket).unwrap_or_else(|error| without_daemon(socket, pin_dir, &error));
-    match output {
-        Output::Json => print_json(&status)?,
-        Output::Yaml => print_yaml(&status)?,
-        Output::Table => print(&text(&status))?,
-    }
+pub fn run(socket: &Path, pin_dir: &Path, show: &Show) -> anyhow::Result<bool> {
+    let look = || Ok(ask(socket, "status").unwrap_or_else(|error| without_daemon(socket, pin_dir, &error)));
+    let status = present(show, look)?;
     Ok(status.daemon.is_some_and(|daemon| daemon.synced))
 }
 
-fn ask(socket: &Path) -> std::io::Result<Status> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"status\n")?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line)?;
-    Ok(serde_json::from_str(&line)?)
-}
-
-fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Status {
-    let silent = Problem::new("daemon", "", format!("does not answer on {}: {error}", socket.display()));
+pub(super) fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Status {
+    let silent = Problem::new("daemon", "", advice::silent(socket, error));
     let mut problems = vec![silent];
     let mut unread = |error: &dyn std::error::Error| problems.push(Problem::new("kernel", "", chain(error)));
     let ebpf = report_pinned(&Pins::new(pin_dir)).inspect_err(|error| unread(error)).ok();
@@ -89,6 +71,12 @@ fn without_daemon(socket: &Path, pin_dir: &Path, error: &std::io::Error) -> Stat
     problems.extend(conntrack.and_then(Usage::problem));
     let kernel = Report { running: None, ebpf, nftables, conntrack, edge };
     Status { daemon: None, kernel: Some(kernel), problems }
+}
+
+impl Answer for Status {
+    fn text(&self, _wide: bool) -> String {
+        text(self)
+    }
 }
 
 fn text(status: &Status) -> String {

@@ -18,6 +18,7 @@ use crate::backend::dataplane::Running;
 use crate::backend::edge;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
+use crate::explain::{self, Question, Reasons};
 use crate::inspect::status::{DaemonStatus, Status};
 use crate::metrics::{Facts, Metrics, Pass};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
@@ -49,8 +50,14 @@ const FEW: usize = 20;
 /// How long the first write waits for the Node, whose zone decides about endpoints. Afterwards it goes on without.
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A question from outside: the whole status.
-pub type Ask = oneshot::Sender<Status>;
+/// A question from outside.
+#[derive(Debug)]
+pub enum Ask {
+    /// The whole status.
+    Status(oneshot::Sender<Status>),
+    /// What becomes of a flow, and why.
+    Explain(Question, oneshot::Sender<Reasons>),
+}
 
 /// Everything that can wake the loop.
 enum Event {
@@ -178,16 +185,23 @@ impl<B: Backend> Reconciler<B> {
             self.outlet.begin();
             match event {
                 Event::Changes(changes) => self.take(changes),
-                Event::Ask(ask) => {
-                    // Whoever asked may have gone.
-                    let _ = ask.send(self.status());
-                }
+                Event::Ask(ask) => self.answer(ask),
                 Event::Retry => self.pass(Instant::now()),
                 Event::Watch => self.watch(),
                 Event::Housekeeping => self.housekeeping(),
                 Event::Shutdown => return,
             }
             self.outlet.end(self.standing());
+        }
+    }
+
+    /// Whoever asked may have gone.
+    fn answer(&self, ask: Ask) {
+        match ask {
+            Ask::Status(reply) => drop(reply.send(self.status())),
+            Ask::Explain(question, reply) => {
+                drop(reply.send(explain::reasons(&self.cluster, &self.desired, &question)));
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl Rig {
 
     async fn status(&self) -> Status {
         let (ask, answer) = oneshot::channel();
-        self.asks.send(ask).await.unwrap();
+        self.asks.send(Ask::Status(ask)).await.unwrap();
         answer.await.unwrap()
     }
 

@@ -191,6 +191,23 @@ const ROOMS: &[Room] = &[
         because: "a dry run ends where the kernel begins",
         ..ROOM
     },
+    Room { within: "userspace/src/explain/", forbidden: WAITING, because: PURE, ..ROOM },
+    Room {
+        within: "userspace/src/explain/",
+        forbidden: &[
+            "dataplane_ebpf",
+            "k8s_openapi",
+            "crate::plan",
+            "crate::backend",
+            "crate::source",
+            "crate::reconcile",
+            "crate::serve",
+            "crate::inspect",
+            "crate::config",
+        ],
+        because: "reasons follow from facts and decisions, not from what the kernel has",
+        ..ROOM
+    },
     Room {
         within: "userspace/src/plan/",
         forbidden: &["dataplane_ebpf", "k8s_openapi", "crate"],

@@ -1,6 +1,7 @@
 //! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
 
 mod books;
+mod compare;
 #[cfg(test)]
 mod crash;
 mod describe;
@@ -24,6 +25,7 @@ mod unserved;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +36,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use self::books::{Books, Ports};
-pub use self::describe::{Summary, Verdict, describe};
+pub use self::compare::{differences, unhooked};
+pub use self::describe::{Summary, Verdict, describe, held_at};
 pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};
 pub use self::links::{HOOKS, HookState};
@@ -396,6 +399,14 @@ pub fn read_pinned(pins: &Pins) -> Result<Installed, BackendError> {
         Some(number) => Ok(by_port(dump(&Set::open(&pins.set(number))?)?)),
         None => Ok(Installed::default()),
     }
+}
+
+/// The node's addresses at which node ports answer at sockets, read without the daemon; nothing if nobody has written any.
+pub fn own_pinned(pins: &Pins) -> Result<BTreeSet<IpAddr>, BackendError> {
+    if !pins.shared().join(abi::NODE_ADDRESSES).exists() {
+        return Ok(BTreeSet::new());
+    }
+    own::read(&pins.shared())
 }
 
 /// Hooks, tables and counters, read without the daemon.

@@ -38,7 +38,7 @@ impl Own {
     /// Opens the map, and begins to listen: from then on nothing is missed.
     pub(super) fn open(shared: &Path) -> Result<Self, BackendError> {
         let table: Table<[u8; 16], u32> = set::table(shared, abi::NODE_ADDRESSES)?;
-        let written = table.dump()?.iter().map(|(octets, _)| address(*octets)).collect();
+        let written = read(shared)?;
         let news = listen().map_err(BackendError::Network)?;
         Ok(Self { table, news, context: Context::default(), written, is_stale: false })
     }
@@ -145,6 +145,12 @@ fn entry(address: IpAddr) -> ([u8; 16], u32) {
         IpAddr::V6(v6) => v6.octets(),
     };
     (octets, u32::from(Family::of(address).number()))
+}
+
+/// What the map holds.
+pub(super) fn read(shared: &Path) -> Result<BTreeSet<IpAddr>, BackendError> {
+    let table: Table<[u8; 16], u32> = set::table(shared, abi::NODE_ADDRESSES)?;
+    Ok(table.dump()?.iter().map(|(octets, _)| address(*octets)).collect())
 }
 
 fn address(octets: [u8; 16]) -> IpAddr {

@@ -14,6 +14,7 @@ const MAP_LOOKUP_ELEM: u32 = 1;
 const MAP_UPDATE_ELEM: u32 = 2;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
+const PROG_TEST_RUN: u32 = 10;
 const PROG_GET_FD_BY_ID: u32 = 13;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const PROG_QUERY: u32 = 16;
@@ -84,6 +85,27 @@ struct QueryAttr {
     link_ids: u64,
     link_attach_flags: u64,
     revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
 }
 
 #[repr(C)]
@@ -330,11 +352,35 @@ pub(in crate::backend) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32>
 
 /// The name of a program, cut off by the kernel after fifteen bytes.
 pub(in crate::backend) fn program_name(id: u32) -> io::Result<String> {
-    let mut attr = ProgramIdAttr { id, ..ProgramIdAttr::default() };
-    let program = bpf(PROG_GET_FD_BY_ID, &mut attr).map(owned)?;
+    let program = program_by_id(id)?;
     let name = program_info(program.as_fd())?.name;
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     Ok(String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned())
+}
+
+/// A handle to whichever program has this id.
+pub(in crate::backend) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = ProgramIdAttr { id, ..ProgramIdAttr::default() };
+    bpf(PROG_GET_FD_BY_ID, &mut attr).map(owned)
+}
+
+/// Runs a program over a packet that is not sent; what it returns.
+pub(in crate::backend) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &[u8],
+) -> io::Result<u32> {
+    let mut attr = TestRunAttr {
+        prog_fd: raw(program),
+        data_size_in: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: context.len() as u32,
+        ctx_in: context.as_ptr() as u64,
+        ..TestRunAttr::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.retval)
 }
 
 /// Attaches a program to a cgroup.

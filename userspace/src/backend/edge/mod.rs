@@ -18,6 +18,7 @@ mod network;
 mod object;
 mod pairs;
 mod report;
+pub mod trial;
 mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod chains;
+mod compare;
 mod describe;
 mod flows;
 mod handover;
@@ -44,9 +45,11 @@ pub use self::sets::AFFINITY_CLIENTS;
 use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
+use super::difference::Difference;
+use super::held::Held;
 use super::{Applied, BackendError, Wanted};
-use crate::desired::{Context, ServicePort};
-use crate::model::{Family, ServiceName, ServicePortName};
+use crate::desired::{Caller, Context, ServicePort};
+use crate::model::{Family, Protocol, ServiceName, ServicePortName};
 
 /// Names that our tables can have. A new table is filled beside the old one, and takes its place at once.
 const NAMES: [&str; 2] = ["sluice", "sluice-2"];
@@ -534,6 +537,53 @@ pub fn read_found() -> Result<BTreeMap<ServicePortName, Described>, BackendError
         all.extend(describe::describe(&elements));
     }
     Ok(all)
+}
+
+/// What callers meet at an address, read without the daemon.
+pub fn held_found(
+    address: std::net::SocketAddr,
+    protocol: Protocol,
+    is_own: bool,
+    caller: Caller,
+) -> Result<Option<Held>, BackendError> {
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let of_family = Family::of(address.ip());
+    for (family, name) in found(&mut socket)?.into_iter().filter(|(family, _)| *family == of_family) {
+        let place = wire::Place { family: rule::tables(family), table: name };
+        let elements =
+            read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
+        if let Some(held) = describe::held_at(&elements, address, protocol, is_own, caller) {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
+}
+
+/// Where the tables are not as they should be for these service ports, read without the daemon; nothing if there are none.
+pub fn differences_found(
+    want: &[(ServicePortName, ServicePort)],
+) -> Result<Option<Vec<Difference>>, BackendError> {
+    let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
+    let tables = found(&mut socket)?;
+    let (mut elements, mut all) = (BTreeMap::new(), Vec::new());
+    for family in [Family::V4, Family::V6] {
+        // While tables change over there are two: the one whose chains hang on hooks counts.
+        let mut ours = Vec::new();
+        for (_, name) in tables.iter().filter(|(of, _)| *of == family) {
+            let place = wire::Place { family: rule::tables(family), table: name };
+            let missing =
+                watch::missing(&mut socket, place).map_err(|source| read("read the chains", source))?;
+            ours.push((missing, place));
+        }
+        ours.sort_by_key(|(missing, _)| missing.len());
+        let Some((missing, place)) = ours.into_iter().next() else { continue };
+        all.extend(missing.into_iter().map(|chain| compare::unhooked(family, &chain)));
+        let theirs =
+            read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
+        elements.extend(theirs);
+    }
+    all.extend(compare::differences(&elements, want));
+    Ok((!tables.is_empty()).then_some(all))
 }
 
 /// Our tables.
