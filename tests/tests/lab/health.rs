@@ -306,7 +306,8 @@ fn clients_that_never_end_hold_up_nobody() {
             let one = |number: usize| {
                 let mut stream = TcpStream::connect(at[number % 2])?;
                 // Half of a request, a long head, or nothing.
-                let begun: &[u8] = if number % 3 == 0 { b"GET /healthz HTTP/1.1\r\nA: " } else { b"" };
+                let begun: &[u8] =
+                    if number.is_multiple_of(3) { b"GET /healthz HTTP/1.1\r\nA: " } else { b"" };
                 stream.write_all(begun)?;
                 if number % 3 == 1 {
                     // The server may hang up in the middle of it.
