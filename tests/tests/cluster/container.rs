@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use lab::container::{self, Ground, Image};
 use lab::control_plane::ControlPlane;
 use lab::deploy::Rendered;
+use lab::http;
 use lab::kubelet::Kubelet;
 use lab::process::{Process, program};
 use lab::topology::Wire;
@@ -117,6 +118,23 @@ fn kubelet(stage: &Stage) -> Kubelet {
     kubelet
 }
 
+/// Asks what the kubelet would ask, and whoever collects metrics.
+fn probe(berth: &Berth, rendered: &Rendered) -> Result<()> {
+    let container = &rendered.pod()?["containers"][0];
+    let questions = ["livenessProbe", "readinessProbe"].map(|probe| &container[probe]["httpGet"]);
+    let metrics = json!({ "path": "/metrics", "port": "metrics" });
+    for question in questions.into_iter().chain([&metrics]) {
+        let ports = container["ports"].as_array().context("no ports")?;
+        let port = ports.iter().find(|port| port["name"] == question["port"]).context("no such port")?;
+        let port = u16::try_from(port["containerPort"].as_u64().context("no number")?)?;
+        let to = SocketAddr::new(berth.stage.node.v4().into(), port);
+        let path = question["path"].as_str().context("no path")?;
+        let reply = http::get(berth.stage.node.netns(), to, path)?;
+        ensure!(reply.status == 200, "{path} at {to}: {reply:?}");
+    }
+    Ok(())
+}
+
 /// Capabilities 12, 38 and 39: CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF.
 const THREE: &str = "000000c000001000";
 
@@ -139,6 +157,8 @@ fn the_image_serves_as_the_container_of_deploy_and_is_replaced_without_a_break()
     let status = berth.synced(&daemon);
     wait::until("answers", PATIENCE, answers).unwrap();
     assert_eq!(status["problems"], json!([]), "{status:#}");
+    wait::until("the container to be alive and ready", PATIENCE, || probe(&berth, &rendered(json!({}))))
+        .unwrap();
     let (pid, process) = berth.process().unwrap();
     for set in ["CapEff", "CapPrm", "CapBnd"] {
         assert_eq!(process[set], THREE, "{set}");
