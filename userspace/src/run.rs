@@ -110,7 +110,8 @@ fn open(flags: &Run, effective: &Effective) -> anyhow::Result<Dataplane> {
     let wanted = settings.ebpf.is_ok() && flags.dataplane != Choice::Nftables;
     let edge = flags.edge.settings(&settings.pin_dir, flags.services_capacity, flags.slots_capacity);
     if edge.is_some() && !wanted {
-        warn!("there is no edge layer without eBPF: nftables has the traffic from outside");
+        const WHY: &str = "there is no edge layer without eBPF: nftables has the traffic from outside";
+        if flags.edge.is_demanded() { warn!("{WHY}") } else { info!("{WHY}") }
     }
     let settings = dataplane::Settings { edge: edge.filter(|_| wanted), ..settings };
     Ok(Dataplane::open(settings)?)

@@ -109,6 +109,11 @@ fn flows(text: &str) -> Result<RangeInclusive<u32>, String> {
 const ABOVE_NODE_PORTS: u16 = 32_768;
 
 impl Flags {
+    /// Whether somebody has named a kind of hooks, and not only left it to us.
+    pub const fn is_demanded(&self) -> bool {
+        matches!(self.edge, Choice::Tcx | Choice::Tc)
+    }
+
     /// What to open; nothing if there is to be no edge layer.
     pub fn settings(&self, pin_dir: &Path, services: u32, slots: u32) -> Option<edge::Settings> {
         let hooks = match self.edge {
