@@ -17,7 +17,7 @@ use prometheus::{
 
 pub use self::facts::Facts;
 use self::facts::{families, ip_family};
-use crate::model::{Change, Family};
+use crate::model::{Change, Family, Kind};
 
 /// The format of the text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -126,9 +126,9 @@ impl Metrics {
     pub fn received(&self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Service(_) => (self.services.inc(), self.services_pending.inc()).0,
-                Change::Slice(_) => (self.slices.inc(), self.slices_pending.inc()).0,
-                Change::Deleted(object) => self.deleted(object.kind),
+                Change::Service(_) => self.waits(Kind::Service),
+                Change::Slice(_) => self.waits(Kind::EndpointSlice),
+                Change::Deleted(object) => self.waits(object.kind),
                 Change::Node(_)
                 | Change::ServiceCidr(_)
                 | Change::Unreadable { .. }
@@ -141,13 +141,20 @@ impl Metrics {
         self.stamp(&self.queued_at);
     }
 
-    fn deleted(&self, kind: crate::model::Kind) {
-        use crate::model::Kind;
-        match kind {
-            Kind::Service => (self.services.inc(), self.services_pending.inc()).0,
-            Kind::EndpointSlice => (self.slices.inc(), self.slices_pending.inc()).0,
-            Kind::Node | Kind::ServiceCidr => {}
-        }
+    fn waits(&self, kind: Kind) {
+        let (seen, pending) = match kind {
+            Kind::Service => (&self.services, &self.services_pending),
+            Kind::EndpointSlice => (&self.slices, &self.slices_pending),
+            Kind::Node | Kind::ServiceCidr => return,
+        };
+        seen.inc();
+        pending.inc();
+    }
+
+    /// Whatever has come is in force, or made no difference.
+    pub fn settled(&self) {
+        self.services_pending.set(0.0);
+        self.slices_pending.set(0.0);
     }
 
     /// The kernel is as the objects say.
@@ -161,8 +168,7 @@ impl Metrics {
         }
         self.stamp(&self.synced_at);
         self.synced.set(1.0);
-        self.services_pending.set(0.0);
-        self.slices_pending.set(0.0);
+        self.settled();
         if let Some(since) = since_received {
             self.change.observe(since.as_secs_f64());
         }

@@ -257,6 +257,9 @@ impl<B: Backend> Reconciler<B> {
         }
         let waits = self.failure.as_ref().is_some_and(|failure| Instant::now() < failure.again);
         let idle = self.synced && self.pending.is_empty() && !self.repair;
+        if idle {
+            self.metrics.settled();
+        }
         if waits || idle {
             self.outlet.publish(idle);
             return;

@@ -414,6 +414,9 @@ async fn what_has_come_waits_in_the_metrics_until_it_is_in_force() {
     assert_eq!((programmed, rig.metric(FULL)), (None, 2.0));
     rig.send([caused("10.1.0.7")]).await;
     assert_eq!((rig.metric(PROGRAMMED), rig.metric(PARTIAL)), (1.0, 1.0));
+    // What makes no difference waits for nothing.
+    rig.send([caused("10.1.0.7")]).await;
+    assert_eq!((rig.metric(PENDING), rig.metric(PARTIAL)), (0.0, 1.0));
 }
 
 #[tokio::test(start_paused = true)]
