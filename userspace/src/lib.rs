@@ -11,6 +11,7 @@ pub mod dry_run;
 pub mod explain;
 pub mod http;
 pub mod inspect;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod notify;

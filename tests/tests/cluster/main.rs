@@ -7,6 +7,7 @@ mod dataplanes;
 mod deploy;
 mod differential;
 mod events;
+mod flaky;
 mod generated;
 mod health;
 mod node;

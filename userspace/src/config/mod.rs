@@ -1,8 +1,10 @@
 //! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
 
 mod client;
+mod connection;
 pub mod edge;
 mod load;
+mod pace;
 
 use std::ffi::OsString;
 use std::fs;
@@ -27,6 +29,7 @@ use crate::settings::value::Value;
 use crate::settings::{Effective, Flags, flags};
 
 pub use self::client::client;
+pub use self::connection::connect;
 pub use self::load::effective;
 
 /// Where bpf file systems are mounted by custom.
