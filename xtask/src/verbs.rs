@@ -18,7 +18,7 @@ cargo xtask VERB
   ci [--lints]                         formatting, tidy, clippy, deny; then all tests (not with --lints)
   tidy                                 the rules of the house that no compiler holds
   deny                                 licences and sources of the dependencies
-  bench SUITE [--quick] [--json]       measure: connect, packets, coldstart, change, desired, host
+  bench SUITE [--quick] [--json]       measure: connect, packets, coldstart, change, scrape, desired, host
   fuzz [--seconds N]                   hostile packets through the edge's functions on the host (default: a minute)
   demo [--json]                        show the main job on this machine
   help                                 this text";
