@@ -30,6 +30,13 @@ const PORT: u16 = 6443;
 const ADMIN: &str = "admin-of-the-lab";
 /// First address of the service range: the API server's own Service has it.
 pub const KUBERNETES: &str = "10.96.0.1";
+/// What makes slices and pods.
+const CONTROLLERS: [&str; 4] = [
+    "endpointslice-controller",
+    "endpointslice-mirroring-controller",
+    "deployment-controller",
+    "replicaset-controller",
+];
 /// How long a part may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -54,6 +61,12 @@ struct Parts {
 impl ControlPlane {
     /// Starts all of it on a wire of its own, and waits until the server is ready.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with further controllers.
+    pub fn start_with(controllers: &[&str]) -> Result<Self> {
+        let controllers = [&CONTROLLERS, controllers].concat().join(",");
         let wire = Wire::new()?;
         let netns = wire.netns().clone();
         let keeper = Keeper::start(move || Parts::start(&netns))?;
@@ -61,7 +74,7 @@ impl ControlPlane {
         let this = Self { keeper, wire, authority };
         this.wait_ready()?;
         let kubeconfig = this.kubeconfig(ADMIN);
-        this.keeper.ask(move |parts| parts.start_controllers(&kubeconfig))?;
+        this.keeper.ask(move |parts| parts.start_controllers(&kubeconfig, &controllers))?;
         Ok(this)
     }
 
@@ -193,13 +206,12 @@ impl Parts {
         Ok(())
     }
 
-    fn start_controllers(&mut self, kubeconfig: &str) -> Result<()> {
+    fn start_controllers(&mut self, kubeconfig: &str, controllers: &str) -> Result<()> {
         let file = self.folder.join("controllers.kubeconfig");
         fs::write(&file, kubeconfig)?;
         let mut command = self.place.command(part("kube-controller-manager")?);
         command.arg(format!("--kubeconfig={}", file.display())).args([
-            "--controllers=endpointslice-controller,endpointslice-mirroring-controller,deployment-controller,\
-             replicaset-controller",
+            &format!("--controllers={controllers}"),
             "--leader-elect=false",
             "--secure-port=0",
         ]);

@@ -134,6 +134,25 @@ mod tests {
         assert!(parse("fuzz --seconds few").unwrap_err().to_string().contains("few"));
     }
 
+    /// Those of the other programs are run; a test that runs itself would not end.
+    #[test]
+    fn what_the_pages_say_of_xtask_is_understood() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let others = ["README.md", "CONTRIBUTING.md", "tests/README.md"].map(|name| root.join(name));
+        let texts = pages.filter(|path| path.is_file()).chain(others).map(std::fs::read_to_string);
+        let texts: Vec<String> = texts.map(Result::unwrap).collect();
+        let typed =
+            texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split_once("cargo xtask "));
+        let mut count = 0;
+        for (_, words) in typed.filter(|(before, _)| before.is_empty() || before.ends_with("= ")) {
+            let words = words.split('#').next().unwrap();
+            parse(words).unwrap_or_else(|error| panic!("cargo xtask {words}: {error:#}"));
+            count += 1;
+        }
+        assert!(count >= 6, "{count}");
+    }
+
     #[test]
     fn what_is_not_understood_is_named() {
         assert!(parse("test moon").unwrap_err().to_string().contains("moon"));
