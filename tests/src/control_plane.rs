@@ -56,17 +56,24 @@ struct Parts {
     etcd: Process,
     server: Option<Process>,
     controllers: Option<Process>,
+    scheduler: Option<Process>,
 }
 
 impl ControlPlane {
     /// Starts all of it on a wire of its own, and waits until the server is ready.
     pub fn start() -> Result<Self> {
-        Self::start_with(&[])
+        Self::start_with(&CONTROLLERS)
     }
 
-    /// The same with further controllers.
-    pub fn start_with(controllers: &[&str]) -> Result<Self> {
-        let controllers = [&CONTROLLERS, controllers].concat().join(",");
+    /// The same with what gives DaemonSets their pods, and pods their nodes.
+    pub fn start_with_daemon_sets() -> Result<Self> {
+        let this = Self::start_with(&[&CONTROLLERS[..], &["daemonset-controller"]].concat())?;
+        this.keeper.ask(Parts::start_scheduler)?;
+        Ok(this)
+    }
+
+    fn start_with(controllers: &[&str]) -> Result<Self> {
+        let controllers = controllers.join(",");
         let wire = Wire::new()?;
         let netns = wire.netns().clone();
         let keeper = Keeper::start(move || Parts::start(&netns))?;
@@ -166,7 +173,7 @@ impl Parts {
         let place = Place::new(netns);
         write_secrets(&folder)?;
         let etcd = start_etcd(&place, &folder)?;
-        let mut parts = Self { place, folder, etcd, server: None, controllers: None };
+        let mut parts = Self { place, folder, etcd, server: None, controllers: None, scheduler: None };
         parts.start_server()?;
         let certificate = parts.folder.join("apiserver.crt");
         wait::until("the API server's certificate", PATIENCE, || {
@@ -199,6 +206,8 @@ impl Parts {
             &format!("--bind-address={}", Wire::V4),
             &format!("--advertise-address={}", Wire::V4),
             &format!("--secure-port={PORT}"),
+            // As kubeadm has it: plugins and `kubectl debug` need it.
+            "--allow-privileged=true",
             // Pods of the lab have no service account to wait for.
             "--disable-admission-plugins=ServiceAccount",
         ]);
@@ -206,8 +215,21 @@ impl Parts {
         Ok(())
     }
 
+    /// What the controllers and the scheduler know the server by.
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("controllers.kubeconfig")
+    }
+
+    fn start_scheduler(&mut self) -> Result<()> {
+        let mut command = self.place.command(part("kube-scheduler")?);
+        command.arg(format!("--kubeconfig={}", self.kubeconfig().display()));
+        command.args(["--leader-elect=false", "--secure-port=0"]);
+        self.scheduler = Some(self.place.start(command)?);
+        Ok(())
+    }
+
     fn start_controllers(&mut self, kubeconfig: &str, controllers: &str) -> Result<()> {
-        let file = self.folder.join("controllers.kubeconfig");
+        let file = self.kubeconfig();
         fs::write(&file, kubeconfig)?;
         let mut command = self.place.command(part("kube-controller-manager")?);
         command.arg(format!("--kubeconfig={}", file.display())).args([

@@ -16,6 +16,7 @@ cargo xtask VERB
   test [host|kernel|lab|cluster] [FILTER]
                                        one ring, or all four in that order
   ci [--lints]                         formatting, tidy, clippy, deny; then all tests (not with --lints)
+  book                                 docs/ as a book in HTML
   tidy                                 the rules of the house that no compiler holds
   deny                                 licences and sources of the dependencies
   bench SUITE [--quick] [--json]       measure: connect, packets, coldstart, change, desired, host
@@ -40,6 +41,7 @@ pub(crate) enum Verb {
     Ci {
         lints_only: bool,
     },
+    Book,
     Tidy,
     Deny,
     /// Arguments for the bench program.
@@ -66,6 +68,7 @@ impl Verb {
             ("test", words) => test(words),
             ("ci", []) => Ok(Self::Ci { lints_only: false }),
             ("ci", ["--lints"]) => Ok(Self::Ci { lints_only: true }),
+            ("book", []) => Ok(Self::Book),
             ("tidy", []) => Ok(Self::Tidy),
             ("deny", []) => Ok(Self::Deny),
             ("bench", _) => Ok(Self::Bench(rest.to_vec())),
@@ -74,7 +77,7 @@ impl Verb {
                 seconds.parse().with_context(|| format!("`{seconds}` is no number of seconds"))?,
             )),
             ("demo", _) => Ok(Self::Demo(rest.to_vec())),
-            (verb @ ("setup" | "build" | "image" | "ci" | "tidy" | "deny" | "fuzz"), words) => {
+            (verb @ ("setup" | "build" | "image" | "ci" | "book" | "tidy" | "deny" | "fuzz"), words) => {
                 bail!("`{verb}` does not understand `{}`", words.join(" "))
             }
             (verb, _) => bail!("there is no verb `{verb}`"),

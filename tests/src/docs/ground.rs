@@ -61,19 +61,29 @@ impl Ground {
         let all = world::objects(&this.node)?;
         world::lay_out(&this.work, &all)?;
         let objects = plane.objects();
-        // The ranges of a node never change, and the page before had another of this name.
-        for node in all.iter().filter(|object| object["kind"] == "Node" && objects.get(object).is_ok()) {
-            objects.delete(node)?;
-        }
-        objects.apply(&world::more_of_a_cluster()?)?;
-        objects.apply_with_status(&all)?;
         let token = objects.token("kube-system", "sluice")?;
         fs::write(this.work.join("FILE"), plane.kubeconfig(&token))?;
         fs::write(this.work.join("admin"), plane.admin_kubeconfig())?;
         for tool in ["kubectl", "kube-proxy"] {
             symlink(part(tool)?, this.work.join("bin").join(tool))?;
         }
+        this.sweep()?;
+        // The ranges of a node never change, and the page before had another of this name.
+        for node in all.iter().filter(|object| object["kind"] == "Node" && objects.get(object).is_ok()) {
+            objects.delete(node)?;
+        }
+        objects.apply(&world::more_of_a_cluster()?)?;
+        objects.apply_with_status(&all)?;
         Ok(Self { last: "sluice run --kubeconfig FILE".to_owned(), ..this })
+    }
+
+    /// What the page before left, which no kubelet ends and no collector gathers.
+    fn sweep(&self) -> Result<()> {
+        let script = "kubectl -n kube-system delete daemonsets,pods --all --force --grace-period=0";
+        let mut sweeper = self.shell(script)?;
+        let status = sweeper.end(PATIENCE)?;
+        ensure!(status.success(), "{}", sweeper.err);
+        Ok(())
     }
 
     fn on(lab: Lab) -> Result<Self> {

@@ -96,6 +96,19 @@ mod tests {
     }
 
     #[test]
+    fn every_page_of_docs_stands_in_the_book_once() {
+        let pages = pages().unwrap();
+        let summary = pages.iter().find(|page| page.name == "docs/SUMMARY.md").unwrap();
+        let mut listed: Vec<String> =
+            links(summary).into_iter().map(|link| format!("docs/{}", link.to)).collect();
+        let mut there: Vec<String> = pages.iter().map(|page| page.name.clone()).collect();
+        there.retain(|name| name.starts_with("docs/") && name != "docs/SUMMARY.md");
+        listed.sort();
+        there.sort();
+        assert_eq!(listed, there);
+    }
+
+    #[test]
     fn no_link_of_a_page_leads_nowhere() {
         assert_eq!(broken(&root(), &pages().unwrap()), Vec::<String>::new());
     }

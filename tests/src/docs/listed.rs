@@ -54,6 +54,11 @@ pub const NOT_RUN: &[NotRun] = &[
     },
     NotRun {
         page: "docs/install.md",
+        command: "kubectl -n kube-system logs --selector app.kubernetes.io/name=sluice --prefix",
+        why: KUBELET,
+    },
+    NotRun {
+        page: "docs/install.md",
         command: "helm install sluice deploy/chart --namespace kube-system --set apiServer.host=203.0.113.10 --set image.repository=registry.example/sluice",
         why: HELM,
     },

@@ -29,6 +29,18 @@ pub enum Home {
 /// What makes a command one for an API server.
 const OF_A_CLUSTER: [&str; 2] = ["kubectl", "kubeconfig"];
 
+/// The pages of a home that are to be told: all, or those whose name contains the variable `PAGE`.
+pub fn to_tell(home: Home) -> Result<Vec<Page>> {
+    let word = std::env::var("PAGE").unwrap_or_default();
+    let mut told = Vec::new();
+    for page in pages()?.into_iter().filter(|page| page.name.contains(&word)) {
+        if page.home()? == home && !page.to_run()?.is_empty() {
+            told.push(page);
+        }
+    }
+    Ok(told)
+}
+
 impl Page {
     /// What is to be run, in order.
     pub fn to_run(&self) -> Result<Vec<Command>> {

@@ -85,14 +85,15 @@ fn moved(text: &str, node: &Node) -> String {
 
 fn node_object(name: &str, node: Option<&Node>) -> Value {
     let mut object = json!({ "apiVersion": "v1", "kind": "Node",
-        "metadata": { "name": name, "labels": { "kubernetes.io/os": "linux" } } });
+        "metadata": { "name": name, "labels": { "kubernetes.io/os": "linux" } },
+        "status": { "allocatable": { "cpu": "4", "memory": "8Gi", "pods": "110" } } });
     if let Some(node) = node {
         let [_, _, _, number] = node.v4().octets();
         let ranges = [format!("10.1.{number}.0/24"), format!("fd00:1:{number:x}::/64")];
         object["spec"] = json!({ "podCIDR": ranges[0], "podCIDRs": ranges });
         let address = |address: String| json!({ "type": "InternalIP", "address": address });
         let addresses = [address(node.v4().to_string()), address(node.v6().to_string())];
-        object["status"] = json!({ "addresses": addresses });
+        object["status"]["addresses"] = json!(addresses);
     }
     object
 }
