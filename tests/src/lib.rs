@@ -16,6 +16,7 @@ pub mod crowd;
 pub mod daemon;
 pub mod demo;
 pub mod deploy;
+pub mod docs;
 pub mod http;
 pub mod keeper;
 pub mod kube_proxy;

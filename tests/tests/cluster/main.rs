@@ -6,6 +6,7 @@ mod container;
 mod dataplanes;
 mod deploy;
 mod differential;
+mod docs;
 mod events;
 mod flaky;
 mod generated;

@@ -12,6 +12,7 @@ mod clusterip;
 mod config;
 mod demo;
 mod diff;
+mod docs;
 mod edge;
 mod edge_addresses;
 mod edge_crowd;

@@ -733,4 +733,6 @@ fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod tests;
