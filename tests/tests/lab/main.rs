@@ -11,6 +11,7 @@ mod clusterip;
 mod config;
 mod demo;
 mod diff;
+mod drain;
 mod edge;
 mod edge_addresses;
 mod edge_crowd;
