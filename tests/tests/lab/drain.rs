@@ -134,6 +134,17 @@ fn put(gate: &Gate, ready: &Pod, draining: &Pod) {
     gate.stage.manifests.put("web.yaml", file(&[service, v4, v6])).unwrap();
 }
 
+/// Waits until the edge layer serves. Not by datagrams: their flows would stay for a while.
+#[track_caller]
+fn wait_source(gate: &Gate, to: SocketAddr) {
+    wait::until("the edge layer", PATIENCE, || {
+        let answer = gate.asker.call(Protocol::Tcp, to)?;
+        ensure!(answer.source.starts_with(&format!("{}:", gate.asker.v4())), "{answer:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_connection_from_outside_is_counted_at_the_edge_until_it_ends() {
     let gate = Gate::new();
@@ -141,13 +152,7 @@ fn a_connection_from_outside_is_counted_at_the_edge_until_it_ends() {
     let _daemon = gate.daemon(&["--edge=tcx", "--forwarding=redirect"]);
     gate.web(&[&gate.here]);
     let [to, _] = gate.node_ports();
-    // Not by datagrams: their flows would stay for a while.
-    wait::until("the edge layer", PATIENCE, || {
-        let answer = gate.asker.call(Protocol::Tcp, to)?;
-        ensure!(answer.source.starts_with(&format!("{}:", gate.asker.v4())), "{answer:?}");
-        Ok(())
-    })
-    .unwrap();
+    wait_source(&gate, to);
     let stream = gate.asker.netns().run(|| Ok(TcpStream::connect(to)?)).unwrap();
     assert_eq!(drain(node, &[]).unwrap().0["endpoints"], json!([]), "nobody has left");
     put(&gate, &gate.there, &gate.here);
@@ -187,6 +192,28 @@ fn a_connection_from_outside_is_counted_at_the_edge_until_it_ends() {
     wait_metric(node, "sluice_drained_endpoints_total", 4.0);
     wait_metric(node, "sluice_draining_endpoints", 0.0);
     assert_eq!(drain(node, &[]).unwrap().0["endpoints"], json!([]));
+}
+
+#[test]
+fn what_the_edge_layer_sends_through_the_stack_is_counted_once() {
+    let gate = Gate::new();
+    let node = &gate.stage.node;
+    let _daemon = gate.daemon(&["--edge=tcx", "--forwarding=stack"]);
+    gate.web(&[&gate.here]);
+    let [to, _] = gate.node_ports();
+    wait_source(&gate, to);
+    let stream = gate.asker.netns().run(|| Ok(TcpStream::connect(to)?)).unwrap();
+    let direct = gate.here.at(PORT);
+    put(&gate, &gate.there, &gate.here);
+    let row = wait_row(node, TCP, direct, "a flow", has_one("edge"));
+    assert_eq!(
+        (&row["flows"]["direct"]["flows"], &row["flows"]["nftables"]["flows"]),
+        (&json!(0), &json!(0))
+    );
+    // Whoever names the endpoint is seen, and is not of the Service.
+    let named = gate.asker.netns().run(|| Ok(TcpStream::connect(direct)?)).unwrap();
+    wait_row(node, TCP, direct, "a flow straight there", has_one("direct"));
+    drop((stream, named));
 }
 
 #[test]

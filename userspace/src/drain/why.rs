@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::endpoints::{Candidate, candidates};
+use crate::desired::endpoints::{Candidate, candidates, candidates_at};
 use crate::desired::{Desired, Endpoint, needs};
 use crate::model::{Cluster, Family, Service, ServicePort, ServicePortName};
 
@@ -69,8 +69,27 @@ impl<'a> Reasons<'a> {
         endpoints.filter(|one| one.uses.cluster || one.uses.local).map(Endpoint::address).collect()
     }
 
-    /// Reads them. `used` are those that get new flows, sorted.
-    pub fn of(cluster: &'a Cluster, id: &ServicePortName, used: Vec<SocketAddr>) -> Self {
+    /// Reads what they say of these endpoints. They, and `used`, those that get new flows, are sorted.
+    pub fn of(
+        cluster: &'a Cluster,
+        id: &ServicePortName,
+        used: Vec<SocketAddr>,
+        endpoints: &[SocketAddr],
+    ) -> Self {
+        Self::from_candidates(cluster, id, used, candidates_at(cluster.slices(&id.service), id, endpoints))
+    }
+
+    /// Reads what they say of everybody.
+    pub fn of_all(cluster: &'a Cluster, id: &ServicePortName, used: Vec<SocketAddr>) -> Self {
+        Self::from_candidates(cluster, id, used, candidates(cluster.slices(&id.service), id))
+    }
+
+    fn from_candidates(
+        cluster: &'a Cluster,
+        id: &ServicePortName,
+        used: Vec<SocketAddr>,
+        candidates: Vec<Candidate<'a>>,
+    ) -> Self {
         let service = cluster.service(&id.service);
         let has_family =
             |service: &&Service| service.addresses.iter().any(|address| Family::of(*address) == id.family);
@@ -79,7 +98,6 @@ impl<'a> Reasons<'a> {
             Some((service, service.ports.iter().find(named)?))
         });
         let takes_cluster = port.is_some_and(|(service, port)| needs(service, port, id.family).cluster);
-        let candidates = candidates(cluster.slices(&id.service), id);
         Self { is_known: service.is_some(), port, candidates, used, takes_cluster }
     }
 

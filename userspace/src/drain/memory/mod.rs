@@ -99,7 +99,7 @@ impl Memory {
         now: Now,
     ) {
         for Departed { port, frontends, endpoints } in desired.departed() {
-            let reasons = Reasons::of(cluster, &port, Reasons::used(desired, &port));
+            let reasons = Reasons::of(cluster, &port, Reasons::used(desired, &port), &endpoints);
             let asked = Arc::new(Asked::of(&frontends));
             for endpoint in endpoints {
                 let subject = Subject { port: port.clone(), endpoint, asked: Arc::clone(&asked) };
@@ -116,7 +116,7 @@ impl Memory {
         for (service, outcome) in desired.services().filter(|(service, _)| any_terminates(cluster, service)) {
             for (id, port) in &outcome.ports {
                 let name = id.of(service);
-                let reasons = Reasons::of(cluster, &name, Reasons::used(desired, &name));
+                let reasons = Reasons::of_all(cluster, &name, Reasons::used(desired, &name));
                 let asked = Arc::new(Asked::of(&port.frontends));
                 for endpoint in reasons.terminating() {
                     let subject = Subject { port: name.clone(), endpoint, asked: Arc::clone(&asked) };
@@ -129,8 +129,9 @@ impl Memory {
     fn look_again(&mut self, cluster: &Cluster, desired: &Desired, service: &ServiceName) {
         let mut now = Vec::new();
         for (port, endpoints) in self.of(service) {
-            let reasons = Reasons::of(cluster, port, Reasons::used(desired, port));
-            now.extend(endpoints.map(|endpoint| (port.clone(), endpoint, reasons.why(endpoint))));
+            let endpoints: Vec<SocketAddr> = endpoints.collect();
+            let reasons = Reasons::of(cluster, port, Reasons::used(desired, port), &endpoints);
+            now.extend(endpoints.into_iter().map(|endpoint| (port.clone(), endpoint, reasons.why(endpoint))));
         }
         for (port, endpoint, why) in now {
             self.becomes(&port, endpoint, why);

@@ -138,6 +138,15 @@ socket is unknown: so
     }
 
     #[test]
+    fn what_moves_is_told_of_those_layers_that_know() {
+        let known = |flows, moving| Tally { moving: Some(moving), ..Tally::of(flows) };
+        assert_eq!(moving(&[&known(3, 1), &known(2, 2), &Tally::of(5)]), "3 of 5");
+        assert_eq!(moving(&[&known(0, 0), &Tally::of(5)]), "unknown");
+        assert_eq!(moving(&[&known(0, 0), &Tally::unknown("so")]), "-");
+        assert_eq!(each(&[&Tally::of(1), &Tally::of(0)], |tally| tally.oldest_seconds, u64::max), "unknown");
+    }
+
+    #[test]
     fn programs_get_null_and_a_reason() {
         let value = serde_json::to_value(row()).unwrap();
         let layer = serde_json::json!({
