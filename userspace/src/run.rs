@@ -18,7 +18,7 @@ use crate::config::Run;
 use crate::metrics::Metrics;
 use crate::model::{Cluster, Origin};
 use crate::notify::Notices;
-use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
+use crate::reconcile::{Inputs, Outputs, Reconciler, Surveyor, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
@@ -55,7 +55,8 @@ pub async fn run(
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };
-    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet);
+    let surveyor = Surveyor::start(flags.pins.path()).context("could not start a thread")?;
+    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet).surveying(surveyor);
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {

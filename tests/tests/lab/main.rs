@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod diff;
 mod docs;
+mod drain;
 mod edge;
 mod edge_addresses;
 mod edge_crowd;

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,6 +23,7 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
+use crate::inspect::answer::seconds;
 use crate::inspect::{Output, Show};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
@@ -51,7 +53,8 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences;
+     drain --wait: something still drains
   2  wrong usage; diff: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
@@ -78,6 +81,8 @@ enum Verb {
     Backends(Listing),
     /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
     Flows(Flows),
+    /// Say who gets no new flows any more and still has some: why, since when, and by which layer; or wait for their end
+    Drain(Drain),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
@@ -119,6 +124,8 @@ pub enum Task {
     Backends(Listing),
     /// List flows.
     Flows(Flows),
+    /// Say what drains.
+    Drain(Drain),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
@@ -364,6 +371,27 @@ pub struct Flows {
     pub listing: Listing,
 }
 
+/// Flags of `drain`.
+#[derive(Clone, Debug, Args)]
+pub struct Drain {
+    /// Only endpoints of this Service
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+    pub service: Option<ServiceName>,
+    /// Wait until nothing drains any more, so many seconds at most (300); exit code 1 if something still does
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "300", value_parser = seconds, conflicts_with = "watch")]
+    pub wait: Option<Duration>,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
 /// Flags of `explain`.
 #[derive(Clone, Debug, Args)]
 pub struct Explain {
@@ -492,6 +520,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
+        Verb::Drain(flags) => Task::Drain(flags),
         Verb::Plan(flags) => {
             let effective = objects(&flags.objects, complaints)?;
             return Ok(Task::Plan(flags, effective));

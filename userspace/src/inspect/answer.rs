@@ -35,7 +35,7 @@ pub struct Show {
 }
 
 /// Reads a number of seconds, with a fraction if need be.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.parse::<f64>().ok().filter(|number| (0.1..=86_400.0).contains(number));
     number
         .map(Duration::from_secs_f64)
