@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kube::Client;
@@ -10,11 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use crate::backend::counts;
 use crate::backend::dataplane::{self, Choice, Dataplane};
 use crate::backend::ebpf;
 use crate::backend::nft::Marks;
 use crate::config::Run;
-use crate::metrics::Metrics;
+use crate::metrics::{Ledger, Metrics};
 use crate::model::{Cluster, Origin};
 use crate::notify::Notices;
 use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
@@ -32,6 +34,7 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
     http::start(effective, inlet, &metrics)?;
     let backend = open(flags, effective)?;
+    follow_counts(flags, &metrics)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
     let (end, shutdown) = oneshot::channel();
@@ -60,6 +63,18 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // It may be gone already, with the directory it was in.
     let _ = std::fs::remove_file(&flags.socket.socket);
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
+}
+
+/// How often what is counted for Services is read.
+const COUNTS: Duration = Duration::from_secs(5);
+
+fn follow_counts(flags: &Run, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    let (metrics, mut ledger) = (Arc::clone(metrics), Ledger::new(flags.service_metrics as usize));
+    let tell = move |usage: &counts::Usage| {
+        ledger.take(usage);
+        metrics.set_services(&ledger);
+    };
+    counts::follow(flags.pins.path(), COUNTS, tell).context("could not start a thread")
 }
 
 fn reconciler(

@@ -9,6 +9,7 @@ mod change;
 mod cleanup;
 mod clusterip;
 mod config;
+mod counts;
 mod demo;
 mod diff;
 mod edge;

@@ -169,6 +169,9 @@ pub struct Run {
     /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
+    /// Most service ports with labels of their own in the metrics of connections; all others share theirs
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub service_metrics: u32,
     /// The edge layer.
     #[command(flatten)]
     pub edge: edge::Flags,

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 
-use dataplane_ebpf::abi::{self, Backend, Traffic, Uses};
+use dataplane_ebpf::abi::{self, Backend, Name, Traffic, Uses};
 
+use super::links::{Links, RELEASE};
 use super::pins::Pins;
-use super::set;
+use super::read::decode;
 use super::table::Table;
+use super::{adoptable, set};
 use crate::backend::BackendError;
+use crate::model::ServicePortName;
 
 /// The two maps of counts.
 #[derive(Debug)]
@@ -22,9 +25,13 @@ pub(super) struct Tallies {
     just_left: BTreeSet<u32>,
 }
 
-/// What they hold.
+/// What they hold, and whose it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Service ports by id.
+    pub names: BTreeMap<u32, ServicePortName>,
+    /// Whether each end of a socket is seen. If not, how many are open is not known.
+    pub sees_ends: bool,
     /// What became of new connections, by the id of the service port.
     pub ports: BTreeMap<u32, Traffic>,
     /// Endpoints, by id; also such that have left, while sockets have them.
@@ -79,13 +86,6 @@ impl Tallies {
     pub(super) fn forget(&self, services: &[u32]) -> Result<(), BackendError> {
         self.traffic.remove(services)
     }
-
-    fn read(&self) -> Result<Counts, BackendError> {
-        Ok(Counts {
-            ports: self.traffic.dump()?.into_iter().collect(),
-            endpoints: self.uses.dump()?.into_iter().map(|(id, uses)| (id, Endpoint::from(&uses))).collect(),
-        })
-    }
 }
 
 impl From<&Uses> for Endpoint {
@@ -97,9 +97,18 @@ impl From<&Uses> for Endpoint {
 
 /// What is pinned, read without the daemon; nothing where nothing is installed.
 pub fn read_counts(pins: &Pins) -> Result<Option<Counts>, BackendError> {
-    let is_there = |name| pins.shared().join(name).exists();
-    if !(is_there(abi::TRAFFIC) && is_there(abi::USES)) {
+    let shared = pins.shared();
+    let is_there = |name| shared.join(name).exists();
+    let Some(number) = adoptable(pins)?.filter(|_| is_there(abi::TRAFFIC) && is_there(abi::USES)) else {
         return Ok(None);
-    }
-    Tallies::open(&pins.shared())?.read().map(Some)
+    };
+    // What has come for a number since its name was read is counted for that name; what a new name has, the next time.
+    let names = set::table::<u32, Name>(&pins.set(number), abi::NAMES)?.dump()?;
+    let Tallies { traffic, uses, left: _, just_left: _ } = Tallies::open(&shared)?;
+    Ok(Some(Counts {
+        names: names.into_iter().filter_map(|(id, name)| Some((id, decode(&name)?))).collect(),
+        sees_ends: Links::new(pins.links()).state(&RELEASE).attached,
+        ports: traffic.dump()?.into_iter().collect(),
+        endpoints: uses.dump()?.into_iter().map(|(id, uses)| (id, Endpoint::from(&uses))).collect(),
+    }))
 }
