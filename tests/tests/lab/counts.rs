@@ -113,6 +113,15 @@ fn connections_are_counted_from_connect_to_close_through_restart_and_growth() {
     assert_eq!(open_by_state(&stage, "active"), 6);
     callers.truncate(4);
     check(&stage, "tcp", [6, 0, 4]);
+    let top = stage.node.sluice(&["top", "-n1", "--interval=0.2", "-o", "json"]).unwrap();
+    let page: Value = serde_json::from_slice(&top.stdout).unwrap();
+    let [row] = &page["services"].as_array().unwrap()[..] else {
+        panic!("one line, one service port: {page}")
+    };
+    let found = ["name", "portName", "family", "connections", "open", "draining", "newPerSecond"]
+        .map(|field| row[field].clone());
+    let expected = [json!("web"), json!("tcp"), json!("IPv4"), json!(6), json!(4), json!(0), json!(0.0)];
+    assert_eq!(found, expected);
     check_metrics(&stage, "tcp", [6.0, 0.0, 4.0]);
 
     // Nobody sees the ends of sockets but the programs.
@@ -145,6 +154,13 @@ fn an_endpoint_that_has_left_is_shown_until_its_last_socket_is_closed() {
     stage.manifests.put("web.yaml", crate::stage::web(&[], &[])).unwrap();
     stage.node.wait_verdict("default", "web", "reject").unwrap();
     assert_eq!((open_by_state(&stage, "left"), open_by_state(&stage, "active")), (2, 0));
+    let top = stage.node.sluice(&["top", "-n2", "--interval=0.2", "--sort=draining"]).unwrap();
+    let text = String::from_utf8(top.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("default")).collect();
+    assert!(
+        lines.len() == 2 && lines.iter().all(|line| line.ends_with("2     2")),
+        "open and draining: {text}"
+    );
     let mut refused = Caller::open(&stage.client, "tcp4");
     assert_eq!(refused.ask(&format!("connect {WEB4}")), "ECONNREFUSED");
     check(&stage, "tcp", [2, 1, 2]);

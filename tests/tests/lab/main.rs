@@ -45,6 +45,7 @@ mod stage;
 mod stories;
 mod stream;
 mod tool;
+mod top;
 mod town;
 mod two_nodes;
 mod udp;

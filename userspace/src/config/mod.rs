@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -20,7 +21,8 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
-use crate::inspect::{Output, Show};
+use crate::inspect::top::{Sort, Wish};
+use crate::inspect::{Output, Show, answer};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -75,6 +77,8 @@ enum Verb {
     Backends(Listing),
     /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
     Flows(Flows),
+    /// Show which services get connections at this moment, from clients on this node; at a terminal again and again
+    Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
@@ -116,6 +120,8 @@ pub enum Task {
     Backends(Listing),
     /// List flows.
     Flows(Flows),
+    /// Show who gets connections.
+    Top(Top),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
@@ -364,6 +370,26 @@ pub struct Flows {
     pub listing: Listing,
 }
 
+/// Flags of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Time between two readings, in seconds; the first page comes after it
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = answer::seconds)]
+    pub interval: Duration,
+    /// End after so many pages [default: never]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    /// Which rows come first
+    #[arg(long, value_name = "ORDER", default_value = "new")]
+    pub sort: Sort,
+    /// How to print; at a terminal, tables are live, and keys change their order
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+}
+
 /// Flags of `explain`.
 #[derive(Clone, Debug, Args)]
 pub struct Explain {
@@ -492,6 +518,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
+        Verb::Top(flags) => Task::Top(flags),
         Verb::Plan(flags) => {
             let effective = objects(&flags.objects, complaints)?;
             return Ok(Task::Plan(flags, effective));
@@ -688,6 +715,15 @@ impl Run {
     /// The cgroup to serve: the one given, or the root of the v2 tree.
     pub fn cgroup(&self) -> Option<PathBuf> {
         cgroup(self.cgroup.as_ref())
+    }
+}
+
+impl Top {
+    /// What was asked for.
+    pub fn wish(&self) -> Wish {
+        let Self { interval, iterations, sort, output, pins } = self;
+        let (interval, iterations, sort, output) = (*interval, *iterations, *sort, *output);
+        Wish { pin_dir: pins.path(), interval, iterations, sort, output }
     }
 }
 

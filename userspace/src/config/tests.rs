@@ -213,6 +213,7 @@ fn each_deed_instead_of_running_has_its_flag() {
             | Task::Services(_)
             | Task::Backends(_)
             | Task::Flows(_)
+            | Task::Top(_)
             | Task::Probe(_)
             | Task::Explain(_),
         ) => "show",
