@@ -66,6 +66,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
             let config::Drain { service, wait, show, pins, socket } = &flags;
             inspect::drain::run(service.as_ref(), *wait, &socket.socket, &pins.path(), show)?;
         }
+        Task::Top(flags) => inspect::top::run(&flags.wish())?,
         Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Diff(flags, effective) => return Ok(diff(&flags, &effective)),
         Task::Probe(flags) => {

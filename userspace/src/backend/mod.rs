@@ -1,6 +1,7 @@
 //! The only door to the kernel.
 
 pub mod conntrack;
+pub mod counts;
 pub mod dataplane;
 pub mod difference;
 pub mod ebpf;

@@ -23,8 +23,8 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
-use crate::inspect::answer::seconds;
-use crate::inspect::{Output, Show};
+use crate::inspect::top::{Sort, Wish};
+use crate::inspect::{Output, Show, answer};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -83,6 +83,8 @@ enum Verb {
     Flows(Flows),
     /// Say who gets no new flows any more and still has some: why, since when, and by which layer; or wait for their end
     Drain(Drain),
+    /// Show which services get connections at this moment, from clients on this node; at a terminal again and again
+    Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
@@ -126,6 +128,8 @@ pub enum Task {
     Flows(Flows),
     /// Say what drains.
     Drain(Drain),
+    /// Show who gets connections.
+    Top(Top),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
@@ -179,6 +183,9 @@ pub struct Run {
     /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
+    /// Most service ports with labels of their own in the metrics of connections; all others share theirs
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub service_metrics: u32,
     /// The edge layer.
     #[command(flatten)]
     pub edge: edge::Flags,
@@ -379,7 +386,7 @@ pub struct Drain {
     pub service: Option<ServiceName>,
     /// Wait until nothing drains any more, so many seconds at most (300); exit code 1 if something still does
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "300", value_parser = seconds, conflicts_with = "watch")]
+    #[arg(default_missing_value = "300", value_parser = answer::seconds, conflicts_with = "watch")]
     pub wait: Option<Duration>,
     /// How to print, and how often.
     #[command(flatten)]
@@ -390,6 +397,26 @@ pub struct Drain {
     /// Where the daemon answers.
     #[command(flatten)]
     pub socket: Socket,
+}
+
+/// Flags of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Time between two readings, in seconds; the first page comes after it
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = answer::seconds)]
+    pub interval: Duration,
+    /// End after so many pages [default: never]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    /// Which rows come first
+    #[arg(long, value_name = "ORDER", default_value = "new")]
+    pub sort: Sort,
+    /// How to print; at a terminal, tables are live, and keys change their order
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
 }
 
 /// Flags of `explain`.
@@ -521,6 +548,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
         Verb::Drain(flags) => Task::Drain(flags),
+        Verb::Top(flags) => Task::Top(flags),
         Verb::Plan(flags) => {
             let effective = objects(&flags.objects, complaints)?;
             return Ok(Task::Plan(flags, effective));
@@ -717,6 +745,15 @@ impl Run {
     /// The cgroup to serve: the one given, or the root of the v2 tree.
     pub fn cgroup(&self) -> Option<PathBuf> {
         cgroup(self.cgroup.as_ref())
+    }
+}
+
+impl Top {
+    /// What was asked for.
+    pub fn wish(&self) -> Wish {
+        let Self { interval, iterations, sort, output, pins } = self;
+        let (interval, iterations, sort, output) = (*interval, *iterations, *sort, *output);
+        Wish { pin_dir: pins.path(), interval, iterations, sort, output }
     }
 }
 

@@ -229,6 +229,7 @@ fn each_deed_instead_of_running_has_its_flag() {
             | Task::Backends(_)
             | Task::Flows(_)
             | Task::Drain(_)
+            | Task::Top(_)
             | Task::Probe(_)
             | Task::Explain(_),
         ) => "show",

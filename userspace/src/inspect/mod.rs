@@ -15,5 +15,6 @@ pub mod probe;
 pub mod services;
 pub mod status;
 pub(crate) mod table;
+pub mod top;
 
 pub use self::answer::{Answer, Output, Show, present, print};
