@@ -77,7 +77,7 @@ enum Verb {
     Backends(Listing),
     /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
     Flows(Flows),
-    /// Show which services get connections at this moment, from clients on this node; at a terminal again and again
+    /// Show which services get connections at this moment, read from the kernel; at a terminal again and again
     Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::table::table;
 use super::{Answer, Show, advice, present};
-use crate::backend::counts::{self, EndpointUse, Tally, Usage};
+use crate::backend::counts::{self, EndpointUse, Flows, Tally, Usage};
 use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
 use crate::backend::nft::{self, Described};
 use crate::model::{Family, Protocol, ServiceName, ServicePortName};
@@ -168,7 +168,7 @@ fn known(number: Option<u64>) -> String {
 
 /// Who may not read the counts sees the rest.
 fn usage(pin_dir: &Path) -> Option<Usage> {
-    counts::read(pin_dir).unwrap_or_default()
+    counts::read(pin_dir, Flows::Counted).unwrap_or_default()
 }
 
 fn port_row(name: &ServicePortName) -> PortRow {
