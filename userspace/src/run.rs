@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
 
 use crate::backend::counts;
@@ -19,33 +19,46 @@ use crate::config::Run;
 use crate::metrics::{Ledger, Metrics};
 use crate::model::{Cluster, Origin};
 use crate::notify::Notices;
-use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
+use crate::reconcile::{Inputs, Outputs, Reconciler, Surveyor, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
 
-pub use crate::config::client as client_config;
+pub use crate::config::{client as client_config, connect};
 
-/// Runs the daemon until a signal or a change of its configuration ends it. What is installed stays in force.
-pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
+/// How long the end waits for the loop to finish what it is at. A pod is killed thirty seconds after it was asked to end, and the
+/// next daemon can go on from any point.
+const LAST_PASS: Duration = Duration::from_secs(3);
+
+/// How often lost lines of the log are counted.
+const LOST_LINES: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until a signal or a change of its configuration ends it. What is installed stays in force. `lost` tells how
+/// many lines of the log have been lost.
+pub async fn run(
+    flags: &Run,
+    effective: &Effective,
+    lost: impl Fn() -> u64 + Send + 'static,
+) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (outlet, inlet) = outlet::pair();
     let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
     http::start(effective, inlet, &metrics)?;
+    tokio::spawn(count_lost_lines(Arc::clone(&metrics), lost));
     let backend = open(flags, effective)?;
     follow_counts(flags, &metrics)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
     let (end, shutdown) = oneshot::channel();
-    let listener = serve::listen(&flags.socket.socket)
+    serve::start(&flags.socket.socket, ask)
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
-    tokio::spawn(serve::serve(listener, ask));
     let (source, notices) = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };
-    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet);
+    let surveyor = Surveyor::start(flags.pins.path()).context("could not start a thread")?;
+    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet).surveying(surveyor);
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
@@ -59,10 +72,21 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     };
     info!("ending; programs and maps stay in force");
     let _ = end.send(());
-    running.await.context("the loop failed while ending")?;
+    match timeout(LAST_PASS, running).await {
+        Ok(ended) => ended.context("the loop failed while ending")?,
+        Err(_) => warn!(waited = ?LAST_PASS, "the loop is busy with the kernel; it is left there"),
+    }
     // It may be gone already, with the directory it was in.
     let _ = std::fs::remove_file(&flags.socket.socket);
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
+}
+
+async fn count_lost_lines(metrics: Arc<Metrics>, lost: impl Fn() -> u64) {
+    let mut ticks = interval(LOST_LINES);
+    loop {
+        ticks.tick().await;
+        metrics.log_lines_lost(lost());
+    }
 }
 
 /// How often what is counted for Services is read.
@@ -160,7 +184,7 @@ async fn start_source(
     }
     let config = client_config(effective).await?;
     let name = format!("API server {}", config.cluster_url);
-    let (client, node) = (Client::try_from(config)?, effective.node.clone());
+    let (client, node) = (connect(config)?, effective.node.clone());
     let notices = Notices::publish(client.clone(), node.clone());
     tokio::spawn(async move { source::watch::follow(client, &node, changes).await });
     Ok((name, notices))

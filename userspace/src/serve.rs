@@ -1,20 +1,20 @@
 //! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
 //!
-//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow; what is not
-//! understood with an `error`.
+//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `drain` with
+//! who left the lists of new flows; what is not understood with an `error`.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
-use tracing::{debug, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::reconcile::Ask;
 
@@ -40,6 +40,35 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Answers from now on. Where the file system has no room for a socket, or takes no file, it is asked again until it has: nodes
+/// have full disks, and traffic is worth more than the tool.
+pub fn start(path: &Path, asks: mpsc::Sender<Ask>) -> io::Result<()> {
+    match listen(path) {
+        Ok(listener) => drop(tokio::spawn(serve(listener, asks))),
+        Err(error) if lacks_room(&error) => {
+            warn!(%error, socket = %path.display(), "there is no room for the tool's socket; going on without, and trying again");
+            tokio::spawn(start_later(path.to_owned(), asks));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn lacks_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    [StorageFull, QuotaExceeded, ReadOnlyFilesystem].contains(&error.kind())
+}
+
+async fn start_later(path: PathBuf, asks: mpsc::Sender<Ask>) {
+    while !asks.is_closed() {
+        sleep(PATIENCE).await;
+        if let Ok(listener) = listen(&path) {
+            info!(socket = %path.display(), "the tool's socket has room now");
+            return serve(listener, asks).await;
+        }
+    }
 }
 
 /// Answers until the loop has ended.
@@ -70,6 +99,7 @@ async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<(
     BufReader::new(reader).read_line(&mut line).await?;
     let reply = match line.trim() {
         "status" => ask(&asks, Ask::Status).await?,
+        "drain" => ask(&asks, Ask::Drain).await?,
         other => match other.split_once(' ') {
             Some(("explain", question)) => match question.parse() {
                 Ok(question) => ask(&asks, |reply| Ask::Explain(question, reply)).await?,

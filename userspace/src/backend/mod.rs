@@ -11,6 +11,7 @@ pub mod held;
 pub mod memory;
 pub mod nft;
 pub mod probe;
+pub mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,11 @@
 //! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
 
 mod client;
+mod connection;
 pub mod edge;
 mod load;
+mod pace;
+mod top;
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,7 +24,6 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
-use crate::inspect::top::{Sort, Wish};
 use crate::inspect::{Output, Show, answer};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
@@ -29,7 +31,9 @@ use crate::settings::value::Value;
 use crate::settings::{Effective, Flags, flags};
 
 pub use self::client::client;
+pub use self::connection::connect;
 pub use self::load::effective;
+pub use self::top::Top;
 
 /// Where bpf file systems are mounted by custom.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -50,7 +54,8 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences;
+     drain --wait: something still drains
   2  wrong usage; diff: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
@@ -77,6 +82,8 @@ enum Verb {
     Backends(Listing),
     /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
     Flows(Flows),
+    /// Say who gets no new flows any more and still has some: why, since when, and by which layer; or wait for their end
+    Drain(Drain),
     /// Show which services get connections at this moment, read from the kernel; at a terminal again and again
     Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
@@ -120,6 +127,8 @@ pub enum Task {
     Backends(Listing),
     /// List flows.
     Flows(Flows),
+    /// Say what drains.
+    Drain(Drain),
     /// Show who gets connections.
     Top(Top),
     /// Show what would be done.
@@ -370,24 +379,25 @@ pub struct Flows {
     pub listing: Listing,
 }
 
-/// Flags of `top`.
+/// Flags of `drain`.
 #[derive(Clone, Debug, Args)]
-pub struct Top {
-    /// Time between two readings, in seconds; the first page comes after it
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = answer::seconds)]
-    pub interval: Duration,
-    /// End after so many pages [default: never]
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub iterations: Option<u64>,
-    /// Which rows come first
-    #[arg(long, value_name = "ORDER", default_value = "new")]
-    pub sort: Sort,
-    /// How to print; at a terminal, tables are live, and keys change their order
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
+pub struct Drain {
+    /// Only endpoints of this Service
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+    pub service: Option<ServiceName>,
+    /// Wait until nothing drains any more, so many seconds at most (300); exit code 1 if something still does
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "300", value_parser = answer::seconds, conflicts_with = "watch")]
+    pub wait: Option<Duration>,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
     /// Where programs and maps are pinned.
     #[command(flatten)]
     pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
 }
 
 /// Flags of `explain`.
@@ -518,6 +528,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
+        Verb::Drain(flags) => Task::Drain(flags),
         Verb::Top(flags) => Task::Top(flags),
         Verb::Plan(flags) => {
             let effective = objects(&flags.objects, complaints)?;
@@ -718,15 +729,6 @@ impl Run {
     }
 }
 
-impl Top {
-    /// What was asked for.
-    pub fn wish(&self) -> Wish {
-        let Self { interval, iterations, sort, output, pins } = self;
-        let (interval, iterations, sort, output) = (*interval, *iterations, *sort, *output);
-        Wish { pin_dir: pins.path(), interval, iterations, sort, output }
-    }
-}
-
 impl Probe {
     /// Where eBPF would be installed.
     pub fn place(&self) -> Place {
@@ -768,5 +770,7 @@ fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
     })
 }
 
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests;

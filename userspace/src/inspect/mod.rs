@@ -7,6 +7,7 @@ pub mod cleanup;
 mod colour;
 mod daemon;
 pub mod diff;
+pub mod drain;
 pub mod explain;
 pub mod flows;
 pub mod manual;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -12,6 +13,8 @@ use super::{Answer, Show, advice, present};
 use crate::backend::counts::{self, EndpointUse, Flows, Tally, Usage};
 use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
 use crate::backend::nft::{self, Described};
+use crate::backend::survey::List;
+use crate::drain::Asked;
 use crate::model::{Family, Protocol, ServiceName, ServicePortName};
 
 /// One service port, as printed.
@@ -224,6 +227,29 @@ pub(super) fn addresses_of(
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Who gets new flows of each service port, and who only keeps what it has, as far as the kernel tells.
+pub(super) fn lists(pin_dir: &Path) -> anyhow::Result<BTreeMap<ServicePortName, (List, Vec<SocketAddr>)>> {
+    let list = |(name, both): (ServicePortName, Both)| {
+        let summary = both.ebpf.as_ref().map(describe);
+        let mut used: BTreeSet<SocketAddr> = both.nft.iter().flat_map(|nft| nft.endpoints.clone()).collect();
+        used.extend(summary.iter().flat_map(|summary| &summary.active));
+        let kept = summary.map(|summary| summary.kept).unwrap_or_default();
+        let kept = kept.into_iter().filter(|endpoint| !used.contains(endpoint)).collect();
+        let asked = Arc::new(asked(&service_row(&name, &both, None).addresses));
+        (name, (List { used, asked }, kept))
+    };
+    Ok(installed(pin_dir)?.into_iter().map(list).collect())
+}
+
+/// From addresses as they are printed.
+fn asked(all: &[String]) -> Asked {
+    let node_port = |text: &String| text.strip_prefix("*:")?.parse().ok();
+    Asked {
+        addresses: all.iter().filter_map(|text| text.parse().ok()).collect(),
+        node_port: all.iter().find_map(node_port),
+    }
 }
 
 /// Whoever may not read the packet filter sees what eBPF has, and the other way round.

@@ -62,6 +62,7 @@ pub struct Metrics {
     change: Histogram,
     written: IntCounter,
     removed: IntCounter,
+    log_lines_lost: IntCounter,
 }
 
 /// By family, as kube-proxy has it; one pass here serves both.
@@ -123,10 +124,16 @@ impl Metrics {
             change: maker.histogram("sluice_change_duration_seconds", CHANGE, fine()?)?,
             written: maker.counter("sluice_kernel_entries_written_total", WRITTEN)?,
             removed: maker.counter("sluice_kernel_entries_removed_total", REMOVED)?,
+            log_lines_lost: maker.counter("sluice_log_lines_lost_total", LOG_LINES_LOST)?,
             registry,
             facts,
             services: shown,
         })
+    }
+
+    /// So many lines of the log have been lost until now.
+    pub fn log_lines_lost(&self, until_now: u64) {
+        self.log_lines_lost.inc_by(until_now.saturating_sub(self.log_lines_lost.get()));
     }
 
     /// Changes have come, and wait until the kernel has been brought to what they say.
@@ -245,6 +252,7 @@ const LIVEZ: &str = "Answers at /livez, by status.";
 const CHANGE: &str = "Time from a change's arrival until it was in force, in seconds.";
 const WRITTEN: &str = "Entries written to the kernel: map entries, set elements, rules.";
 const REMOVED: &str = "Entries removed from the kernel.";
+const LOG_LINES_LOST: &str = "Lines of the log that nobody has read in time.";
 
 /// From 50 microseconds to half a minute.
 fn fine() -> Result<Vec<f64>, prometheus::Error> {
