@@ -159,7 +159,7 @@ impl Node {
         if !["man", "completions"].contains(&verb) {
             command.arg("--pin-dir").arg(self.pin_dir());
         }
-        if ["status", "explain", "diff", "audit"].contains(&verb) {
+        if ["status", "explain", "diff", "audit", "drain"].contains(&verb) {
             command.arg("--socket").arg(self.socket());
         }
         Ok(command)

@@ -62,6 +62,11 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
             let config::Listing { show, pins } = &flags.listing;
             inspect::flows::run(&pins.path(), flags.service.as_ref(), show)?;
         }
+        Task::Drain(flags) => {
+            let config::Drain { service, wait, show, pins, socket } = &flags;
+            inspect::drain::run(service.as_ref(), *wait, &socket.socket, &pins.path(), show)?;
+        }
+        Task::Top(flags) => inspect::top::run(&flags.wish())?,
         Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Diff(flags, effective) => return Ok(diff(&flags, &effective)),
         Task::Probe(flags) => {

@@ -11,14 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
 
+use crate::backend::counts;
 use crate::backend::dataplane::{self, Choice, Dataplane};
 use crate::backend::ebpf;
 use crate::backend::nft::Marks;
 use crate::config::Run;
-use crate::metrics::Metrics;
+use crate::metrics::{Ledger, Metrics};
 use crate::model::{Cluster, Origin};
 use crate::notify::{Notice, Notices, Reason};
-use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
+use crate::reconcile::{Inputs, Outputs, Reconciler, Surveyor, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
@@ -46,6 +47,7 @@ pub async fn run(
     let deaf = http::start(effective, inlet, &metrics)?;
     tokio::spawn(count_lost_lines(Arc::clone(&metrics), lost));
     let backend = open(flags, effective)?;
+    follow_counts(flags, &metrics)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
     let (end, shutdown) = oneshot::channel();
@@ -59,7 +61,8 @@ pub async fn run(
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };
-    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet);
+    let surveyor = Surveyor::start(flags.pins.path()).context("could not start a thread")?;
+    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet).surveying(surveyor);
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
@@ -88,6 +91,18 @@ async fn count_lost_lines(metrics: Arc<Metrics>, lost: impl Fn() -> u64) {
         ticks.tick().await;
         metrics.log_lines_lost(lost());
     }
+}
+
+/// How often what is counted for Services is read.
+const COUNTS: Duration = Duration::from_secs(5);
+
+fn follow_counts(flags: &Run, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    let (metrics, mut ledger) = (Arc::clone(metrics), Ledger::new(flags.service_metrics as usize));
+    let tell = move |usage: &counts::Usage| {
+        ledger.take(usage);
+        metrics.set_services(&ledger);
+    };
+    counts::follow(flags.pins.path(), COUNTS, tell).context("could not start a thread")
 }
 
 fn reconciler(

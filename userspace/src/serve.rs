@@ -1,7 +1,7 @@
 //! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
 //!
-//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow; what is not
-//! understood with an `error`.
+//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `drain` with
+//! who left the lists of new flows; what is not understood with an `error`.
 
 use std::fs;
 use std::io;
@@ -99,6 +99,7 @@ async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<(
     BufReader::new(reader).read_line(&mut line).await?;
     let reply = match line.trim() {
         "status" => ask(&asks, Ask::Status).await?,
+        "drain" => ask(&asks, Ask::Drain).await?,
         other => match other.split_once(' ') {
             Some(("explain", question)) => match question.parse() {
                 Ok(question) => ask(&asks, |reply| Ask::Explain(question, reply)).await?,

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,7 +23,8 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
-use crate::inspect::{Output, Show};
+use crate::inspect::top::{Sort, Wish};
+use crate::inspect::{Output, Show, answer};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
@@ -51,7 +53,8 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences;
+     drain --wait: something still drains
   2  wrong usage; diff: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
@@ -78,6 +81,10 @@ enum Verb {
     Backends(Listing),
     /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
     Flows(Flows),
+    /// Say who gets no new flows any more and still has some: why, since when, and by which layer; or wait for their end
+    Drain(Drain),
+    /// Show which services get connections at this moment, from clients on this node; at a terminal again and again
+    Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
@@ -119,6 +126,10 @@ pub enum Task {
     Backends(Listing),
     /// List flows.
     Flows(Flows),
+    /// Say what drains.
+    Drain(Drain),
+    /// Show who gets connections.
+    Top(Top),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
@@ -172,6 +183,9 @@ pub struct Run {
     /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
+    /// Most service ports with labels of their own in the metrics of connections; all others share theirs
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub service_metrics: u32,
     /// The edge layer.
     #[command(flatten)]
     pub edge: edge::Flags,
@@ -364,6 +378,47 @@ pub struct Flows {
     pub listing: Listing,
 }
 
+/// Flags of `drain`.
+#[derive(Clone, Debug, Args)]
+pub struct Drain {
+    /// Only endpoints of this Service
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+    pub service: Option<ServiceName>,
+    /// Wait until nothing drains any more, so many seconds at most (300); exit code 1 if something still does
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "300", value_parser = answer::seconds, conflicts_with = "watch")]
+    pub wait: Option<Duration>,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Flags of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Time between two readings, in seconds; the first page comes after it
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = answer::seconds)]
+    pub interval: Duration,
+    /// End after so many pages [default: never]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    /// Which rows come first
+    #[arg(long, value_name = "ORDER", default_value = "new")]
+    pub sort: Sort,
+    /// How to print; at a terminal, tables are live, and keys change their order
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+}
+
 /// Flags of `explain`.
 #[derive(Clone, Debug, Args)]
 pub struct Explain {
@@ -492,6 +547,8 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
+        Verb::Drain(flags) => Task::Drain(flags),
+        Verb::Top(flags) => Task::Top(flags),
         Verb::Plan(flags) => {
             let effective = objects(&flags.objects, complaints)?;
             return Ok(Task::Plan(flags, effective));
@@ -688,6 +745,15 @@ impl Run {
     /// The cgroup to serve: the one given, or the root of the v2 tree.
     pub fn cgroup(&self) -> Option<PathBuf> {
         cgroup(self.cgroup.as_ref())
+    }
+}
+
+impl Top {
+    /// What was asked for.
+    pub fn wish(&self) -> Wish {
+        let Self { interval, iterations, sort, output, pins } = self;
+        let (interval, iterations, sort, output) = (*interval, *iterations, *sort, *output);
+        Wish { pin_dir: pins.path(), interval, iterations, sort, output }
     }
 }
 
