@@ -18,7 +18,7 @@ use crate::backend::nft::Marks;
 use crate::config::Run;
 use crate::metrics::{Ledger, Metrics};
 use crate::model::{Cluster, Origin};
-use crate::notify::Notices;
+use crate::notify::{Notice, Notices, Reason};
 use crate::reconcile::{Inputs, Outputs, Reconciler, Surveyor, outlet};
 use crate::settings::{Effective, watch};
 use crate::source::{self, BACKLOG};
@@ -44,7 +44,7 @@ pub async fn run(
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (outlet, inlet) = outlet::pair();
     let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
-    http::start(effective, inlet, &metrics)?;
+    let deaf = http::start(effective, inlet, &metrics)?;
     tokio::spawn(count_lost_lines(Arc::clone(&metrics), lost));
     let backend = open(flags, effective)?;
     follow_counts(flags, &metrics)?;
@@ -54,6 +54,10 @@ pub async fn run(
     serve::start(&flags.socket.socket, ask)
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
     let (source, notices) = start_source(flags, effective, changes).await?;
+    for complaint in deaf {
+        let note = format!("{complaint}; it is tried again until it works");
+        notices.give(Notice::of_node(true, Reason::Configuration, note));
+    }
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };

@@ -145,7 +145,7 @@ impl Ground {
             (Ok(status), _) => status,
             (Err(error), false) => return Err(error),
             (Err(_), true) => {
-                self.interrupt(&before, process.pid())?;
+                self.interrupt(&before)?;
                 process.end(PATIENCE)?
             }
         };
@@ -154,10 +154,10 @@ impl Ground {
         Ok(Outcome { code: status.code(), out: text(&process.out), err: text(&process.err) })
     }
 
-    /// As a person's Ctrl-C does, for what the shell has started; those that only read from it then end by themselves.
-    fn interrupt(&self, before: &BTreeSet<i32>, shell: Pid) -> Result<()> {
-        let started =
-            self.members()?.into_iter().filter(|pid| !before.contains(pid) && *pid != shell.as_raw());
+    /// As a person's Ctrl-C does, for what the shell has started or has become; those that only read from it then end by
+    /// themselves.
+    fn interrupt(&self, before: &BTreeSet<i32>) -> Result<()> {
+        let started = self.members()?.into_iter().filter(|pid| !before.contains(pid));
         let is_reader = |pid: &i32| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             ["jq", "bash"].contains(&name.trim())

@@ -1,5 +1,6 @@
 //! Events: what an operator must know is told in the API, once.
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
 use lab::objects::Objects;
-use lab::wait;
+use lab::{http, wait};
 use serde_json::json;
 
 use crate::stage::{Stage, shared};
@@ -50,6 +51,28 @@ fn a_node_is_told_to_have_begun_and_to_have_been_put_right() {
     stage.node.netns().run(flush).unwrap();
     let event = wait_event(&stage.objects, "default", "Repaired", stage.node.name());
     assert_eq!(event.type_.as_deref(), Some("Warning"));
+    daemon.no_errors().unwrap();
+}
+
+#[test]
+fn a_port_for_health_that_somebody_else_has_is_told_of() {
+    let stage = Stage::new(shared(), "events-port");
+    let holder = stage.node.netns().run(|| Ok(TcpListener::bind("0.0.0.0:10256")?)).unwrap();
+    let daemon = stage.daemon(shared());
+    let event = wait_event(&stage.objects, "default", "Configuration", stage.node.name());
+    let note = event.note.unwrap();
+    assert!(note.contains("healthzBindAddress") && note.contains("10256"), "{note}");
+    assert_eq!(
+        (event.type_.as_deref(), event.regarding.unwrap().kind.as_deref()),
+        (Some("Warning"), Some("Node"))
+    );
+    drop(holder);
+    let at = SocketAddr::new(stage.node.v4().into(), 10256);
+    wait::until("an answer from the daemon", PATIENCE, || {
+        ensure!(http::get(stage.node.netns(), at, "/livez")?.status == 200, "not well");
+        Ok(())
+    })
+    .unwrap();
     daemon.no_errors().unwrap();
 }
 

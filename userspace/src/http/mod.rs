@@ -9,6 +9,7 @@ mod node_port;
 mod server;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,8 +52,9 @@ struct Wanted {
     answers: Answers,
 }
 
-/// Starts all servers, and leaves them running until the process ends. An error is a socket that must be had and cannot.
-pub fn start(effective: &Effective, inlet: Inlet, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+/// Starts all servers, and leaves them running until the process ends; says which cannot listen yet, and why. An error is a
+/// socket that must be had and cannot.
+pub fn start(effective: &Effective, inlet: Inlet, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<String>> {
     let Listen { healthz, metrics: at, hard_fail, patience } = effective.listen;
     let Inlet { clock, pulse, checks, problems } = inlet;
     let view = View { clock, pulse, checks, patience };
@@ -70,33 +72,38 @@ pub fn start(effective: &Effective, inlet: Inlet, metrics: &Arc<Metrics>) -> any
     });
     let servers = health.into_iter().chain(metrics).map(|wanted| wanted.begin(hard_fail));
     let servers = servers.collect::<anyhow::Result<Vec<_>>>()?;
+    let late = servers.iter().filter_map(|(wanted, found)| Some(wanted.complaint(found.as_ref().err()?)));
+    let late = late.collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let all = async move {
         let ports = tokio::spawn(node_port::keep(view, problems));
         let servers: Vec<_> =
-            servers.into_iter().map(|(wanted, found)| tokio::spawn(wanted.keep(found))).collect();
+            servers.into_iter().map(|(wanted, found)| tokio::spawn(wanted.keep(found.ok()))).collect();
         for task in servers.into_iter().chain([ports]) {
             let _ = task.await;
         }
     };
     std::thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(all))?;
-    Ok(())
+    Ok(late)
 }
 
 impl Wanted {
     /// Listens, if that can be had at once.
-    fn begin(self, hard_fail: bool) -> anyhow::Result<(Self, Option<std::net::TcpListener>)> {
-        match listen(self.address, false) {
-            Ok(listener) => Ok((self, Some(listener))),
-            Err(error) if hard_fail => {
-                anyhow::bail!("{self}: could not listen: {error}; bindAddressHardFail is set")
-            }
+    fn begin(self, hard_fail: bool) -> anyhow::Result<(Self, io::Result<std::net::TcpListener>)> {
+        let found = listen(self.address, false);
+        match &found {
+            Ok(_) => {}
+            Err(error) if hard_fail => anyhow::bail!("{}; bindAddressHardFail is set", self.complaint(error)),
             Err(error) => {
                 let (address, field) = (self.address, self.field);
                 warn!(%error, %address, field, retry_in = ?AGAIN, "could not listen");
-                Ok((self, None))
             }
         }
+        Ok((self, found))
+    }
+
+    fn complaint(&self, error: &io::Error) -> String {
+        format!("{self}: could not listen: {error}")
     }
 
     /// Answers, as soon as it can listen.
