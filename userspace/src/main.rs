@@ -10,6 +10,7 @@ use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
 use sluice::dry_run::Orders;
 use sluice::explain::Question;
 use sluice::inspect::Output;
+use sluice::inspect::audit::Outcome;
 use sluice::model::{Change, Origin};
 use sluice::settings::print::{self, Own};
 use sluice::settings::{Detail, Effective, LogFormat};
@@ -69,6 +70,7 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Diff(flags, effective) => return Ok(diff(&flags, &effective)),
+        Task::Audit(flags) => return Ok(audit(&flags)),
         Task::Probe(flags) => {
             let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;
             return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -111,8 +113,18 @@ fn asked(
     Ok((objects, question))
 }
 
+/// As diff(1).
+fn audit(flags: &config::Audit) -> ExitCode {
+    let config::Audit { fix, output, pins, socket } = flags;
+    match inspect::audit::run(*fix, &socket.socket, &pins.path(), *output) {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Differs) => ExitCode::FAILURE,
+        Ok(Outcome::Unknown) => ExitCode::from(USAGE),
+        Err(error) => failed(&error),
+    }
+}
+
 /// As diff(1): its own code where it failed.
-#[expect(clippy::print_stderr, reason = "standard output is for differences")]
 fn diff(flags: &config::Diff, effective: &Effective) -> ExitCode {
     let orders = || {
         let (objects, question) = asked(&flags.objects, effective, false)?;
@@ -121,14 +133,17 @@ fn diff(flags: &config::Diff, effective: &Effective) -> ExitCode {
     match inspect::diff::run(orders, &flags.socket.socket, &flags.pins.path(), flags.output) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("sluice: {error:#}");
-            if let Some(advice) = inspect::advice::next(&error) {
-                eprintln!("sluice: {advice}");
-            }
-            ExitCode::from(USAGE)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+#[expect(clippy::print_stderr, reason = "standard output is for differences")]
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("sluice: {error:#}");
+    if let Some(advice) = inspect::advice::next(error) {
+        eprintln!("sluice: {advice}");
+    }
+    ExitCode::from(USAGE)
 }
 
 /// Fails only if asked to: a plan with problems is a plan.

@@ -42,7 +42,9 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };
-    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet);
+    let loop_ = reconciler(flags, effective, backend, source, outputs)
+        .telling(outlet)
+        .auditing(flags.audit_interval());
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {

@@ -1,7 +1,7 @@
 //! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
 //!
-//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow; what is not
-//! understood with an `error`.
+//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `audit` with
+//! where the kernel is not as it should be (`audit fix`: and that is put right); what is not understood with an `error`.
 
 use std::fs;
 use std::io;
@@ -18,8 +18,10 @@ use tracing::{debug, warn};
 
 use crate::reconcile::Ask;
 
-/// How long a client may take to ask and to read.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client may take to ask and to read. To look through a big kernel takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait where nobody can be heard.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens the socket. A file left by a daemon that is gone is replaced; one that still answers is an error.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -58,7 +60,7 @@ pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
             }
             Err(error) => {
                 warn!(%error, "could not accept on the socket");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -70,6 +72,8 @@ async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<(
     BufReader::new(reader).read_line(&mut line).await?;
     let reply = match line.trim() {
         "status" => ask(&asks, Ask::Status).await?,
+        "audit" => ask(&asks, |reply| Ask::Audit(false, reply)).await?,
+        "audit fix" => ask(&asks, |reply| Ask::Audit(true, reply)).await?,
         other => match other.split_once(' ') {
             Some(("explain", question)) => match question.parse() {
                 Ok(question) => ask(&asks, |reply| Ask::Explain(question, reply)).await?,

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, Resettable};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -24,7 +25,7 @@ use crate::inspect::{Output, Show};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
-use crate::settings::{Effective, Flags, flags};
+use crate::settings::{Effective, Flags, duration, flags};
 
 pub use self::client::client;
 pub use self::load::effective;
@@ -48,8 +49,8 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences
-  2  wrong usage; diff: it failed
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff, audit: there are differences
+  2  wrong usage; diff, audit: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
 
@@ -79,6 +80,8 @@ enum Verb {
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
     Diff(Diff),
+    /// Compare what the running daemon wants with what the kernel has, and put it right if asked to; exit code as diff(1)
+    Audit(Audit),
     /// Say what this kernel can do and which dataplane would run; changes nothing
     Probe(Probe),
     /// Say what becomes of a flow, why, and whether the kernel agrees
@@ -120,6 +123,8 @@ pub enum Task {
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
     Diff(Diff, Box<Effective>),
+    /// Compare what the daemon wants with what is there.
+    Audit(Audit),
     /// Say what can run.
     Probe(Probe),
     /// Say what becomes of a flow.
@@ -169,6 +174,9 @@ pub struct Run {
     /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
+    /// How often the kernel is looked through for what somebody took away or changed; 0: never by itself
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = interval)]
+    pub audit_interval: Duration,
     /// The edge layer.
     #[command(flatten)]
     pub edge: edge::Flags,
@@ -304,6 +312,23 @@ pub struct Diff {
     pub socket: Socket,
 }
 
+/// Flags of `audit`.
+#[derive(Clone, Debug, Args)]
+pub struct Audit {
+    /// Put right what differs, at once
+    #[arg(long)]
+    pub fix: bool,
+    /// How to print
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
 /// Flags of `probe`: those of `run` that decide about the dataplane.
 #[derive(Clone, Debug, Args)]
 pub struct Probe {
@@ -377,6 +402,12 @@ pub struct Explain {
     /// Where the daemon answers.
     #[command(flatten)]
     pub socket: Socket,
+}
+
+/// Reads a length of time as kube-proxy's flags have it.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = duration::Duration::parse(text).and_then(|time| u64::try_from(time.0).ok());
+    time.map(Duration::from_nanos).ok_or_else(|| format!("{text} is not a time like 90s, 5m or 0"))
 }
 
 /// Reads `NAMESPACE/NAME`.
@@ -501,6 +532,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
             complaints.extend(nobody_serves(flags.dataplane, flags.nftables));
             Task::Probe(flags)
         }
+        Verb::Audit(flags) => Task::Audit(flags),
         Verb::Explain(flags) => Task::Explain(flags),
         Verb::Cleanup(pins) => Task::Cleanup(pins),
         Verb::Completions { shell } => Task::Completions(shell),
@@ -680,6 +712,11 @@ impl Run {
     /// Room in new maps.
     pub fn capacity(&self) -> Capacity {
         Capacity { services: self.services_capacity, slots: self.slots_capacity }
+    }
+
+    /// How often the kernel is looked through, if at all.
+    pub fn audit_interval(&self) -> Option<Duration> {
+        Some(self.audit_interval).filter(|every| !every.is_zero())
     }
 
     /// The cgroup to serve: the one given, or the root of the v2 tree.

@@ -100,7 +100,7 @@ impl Answer for Answered {
         let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "-".to_owned());
         let row = |one: &Difference| {
             let Difference { dataplane, service, what, plan, kernel } = one;
-            vec![(*dataplane).to_owned(), service.clone(), what.clone(), side(plan), side(kernel)]
+            vec![dataplane.to_string(), service.clone(), what.clone(), side(plan), side(kernel)]
         };
         let rows: Vec<Vec<String>> = differences.iter().map(row).collect();
         text + "\n" + &table(&["DATAPLANE", "SERVICE", "WHAT", "PLAN", "KERNEL"], &rows)

@@ -3,6 +3,7 @@
 //! Three promises: nothing is written before Services and slices are known completely; changes that wait are taken
 //! together, and one that comes alone is carried out at once; after a failure the same is tried again until it works.
 
+mod audit;
 pub mod outlet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use tracing::{error, info, warn};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::edge;
+use crate::backend::findings::Audited;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::explain::{self, Question, Reasons};
@@ -25,6 +27,7 @@ use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::notify::{Notice, Notices, Reason};
 use crate::source::BACKLOG;
 
+use self::audit::{Rounds, detached};
 use self::outlet::{Outlet, Standing};
 
 /// How often hooks are looked after and late problems are logged.
@@ -57,6 +60,8 @@ pub enum Ask {
     Status(oneshot::Sender<Status>),
     /// What becomes of a flow, and why.
     Explain(Question, oneshot::Sender<Reasons>),
+    /// Where the kernel is not as it should be; whether that is put right.
+    Audit(bool, oneshot::Sender<Audited>),
 }
 
 /// Everything that can wake the loop.
@@ -66,6 +71,7 @@ enum Event {
     Retry,
     Watch,
     Housekeeping,
+    Audit,
     Shutdown,
 }
 
@@ -123,6 +129,7 @@ pub struct Reconciler<B> {
     dataplane: Option<Running>,
     /// How many flows the edge layer had left to others by then, for want of room.
     full_at: u64,
+    rounds: Rounds,
 }
 
 struct Failure {
@@ -167,6 +174,7 @@ impl<B: Backend> Reconciler<B> {
             notices,
             dataplane: None,
             full_at: 0,
+            rounds: Rounds::every(None),
         }
     }
 
@@ -189,6 +197,7 @@ impl<B: Backend> Reconciler<B> {
                 Event::Retry => self.pass(Instant::now()),
                 Event::Watch => self.watch(),
                 Event::Housekeeping => self.housekeeping(),
+                Event::Audit => self.audit(),
                 Event::Shutdown => return,
             }
             self.outlet.end(self.standing());
@@ -196,12 +205,13 @@ impl<B: Backend> Reconciler<B> {
     }
 
     /// Whoever asked may have gone.
-    fn answer(&self, ask: Ask) {
+    fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::Explain(question, reply) => {
                 drop(reply.send(explain::reasons(&self.cluster, &self.desired, &question)));
             }
+            Ask::Audit(heal, reply) => self.audit_for(heal, reply),
         }
     }
 
@@ -223,6 +233,7 @@ impl<B: Backend> Reconciler<B> {
             _ = tick.tick() => Event::Housekeeping,
             _ = watch.tick() => Event::Watch,
             () = retry => Event::Retry,
+            () = self.rounds.due() => Event::Audit,
         }
     }
 
@@ -409,6 +420,7 @@ impl<B: Backend> Reconciler<B> {
         if self.synced && self.backend.disturbed() {
             warn!("somebody took away tables or chains of ours; putting them back");
             self.warn_node(Reason::Repaired, "somebody took away tables or chains of ours".to_owned());
+            self.metrics.detached("nftables");
             self.repair = true;
             self.pass(Instant::now());
         }
@@ -430,10 +442,11 @@ impl<B: Backend> Reconciler<B> {
         };
         self.look_at_conntrack(&report);
         self.look_at_dataplane(&report);
-        let detached = report.detached();
+        let detached = detached(&report);
         self.metrics.set(self.facts(report));
         if !detached.is_empty() {
-            let hooks = detached.join(",");
+            detached.iter().for_each(|(dataplane, _)| self.metrics.detached(dataplane));
+            let hooks = detached.into_iter().map(|(_, hook)| hook).collect::<Vec<_>>().join(",");
             warn!(hooks, "somebody detached our programs; attaching them again");
             self.warn_node(Reason::Repaired, format!("somebody detached our programs: {hooks}"));
             self.repair = true;

@@ -1,5 +1,6 @@
 //! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
 
+mod audit;
 mod books;
 mod compare;
 #[cfg(test)]
@@ -35,8 +36,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use self::audit::Audit;
 use self::books::{Books, Ports};
-pub use self::compare::{differences, unhooked};
+pub use self::compare::{differences, torn, unhooked};
 pub use self::describe::{Summary, Verdict, describe, held_at};
 pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};
@@ -48,6 +50,7 @@ pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
+use super::findings::{Findings, Look, Turn};
 use super::{Applied, Backend, BackendError, Wanted, chain};
 use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
@@ -98,6 +101,7 @@ pub struct Ebpf {
     doubtful: bool,
     books: Books,
     own: Own,
+    audit: Audit,
 }
 
 impl Ebpf {
@@ -119,8 +123,21 @@ impl Ebpf {
         let books = Books::new(lent, set.services.capacity());
         let own = Own::open(&pins.shared())?;
         let (in_force, doubtful) = (None, false);
-        let mut backend =
-            Self { pins, _lock: lock, cgroup, links, number, set, programs, in_force, doubtful, books, own };
+        let audit = Audit::default();
+        let mut backend = Self {
+            pins,
+            _lock: lock,
+            cgroup,
+            links,
+            number,
+            set,
+            programs,
+            in_force,
+            doubtful,
+            books,
+            own,
+            audit,
+        };
         if adopted.is_some() {
             backend.reread()?;
             let service_ports = backend.books.have().len();
@@ -138,6 +155,7 @@ impl Ebpf {
             self.set.write(&strays)?;
         }
         self.books.found(ports, self.set.services.capacity());
+        self.forget_audit();
         self.doubtful = false;
         Ok(())
     }
@@ -194,6 +212,7 @@ impl Ebpf {
         set.write(&self.books.everything())?;
         info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
         (self.number, self.set, self.programs) = (number, set, programs);
+        self.forget_audit();
         self.books.raise(capacity.services);
         Ok(())
     }
@@ -325,6 +344,10 @@ impl Backend for Ebpf {
 
     fn tend(&mut self) {
         self.own.retry();
+    }
+
+    fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
+        self.look(look, findings)
     }
 
     fn report(&self) -> Result<super::Report, BackendError> {

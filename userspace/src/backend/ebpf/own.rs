@@ -1,7 +1,7 @@
 //! The node's own addresses where node ports answer: read from the kernel, written for the programs, and followed as they
 //! come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,8 +13,11 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 use tracing::{info, warn};
 
+use super::audit::row_of_address;
 use super::set;
 use super::table::Table;
+use crate::backend::difference::Kind;
+use crate::backend::findings::Findings;
 use crate::backend::{BackendError, chain};
 use crate::desired::Context;
 use crate::model::Family;
@@ -87,6 +90,23 @@ impl Own {
         if has_news(&self.news) {
             self.refresh();
         }
+    }
+
+    /// Compares the map with what has been written there.
+    pub(super) fn audit(&mut self, heal: bool, findings: &mut Findings) -> Result<(), BackendError> {
+        let found: BTreeMap<[u8; 16], u32> = self.table.dump()?.into_iter().collect();
+        let want: BTreeMap<[u8; 16], u32> = self.written.iter().map(|address| entry(*address)).collect();
+        let wrong = want.iter().filter(|(key, value)| found.get(*key) != Some(*value));
+        let wrong: Vec<_> = wrong.map(|(key, value)| (*key, *value)).collect();
+        let foreign: Vec<_> = found.keys().filter(|key| !want.contains_key(*key)).copied().collect();
+        findings.extend("ebpf", wrong.iter().map(|(key, _)| row_of_address(address(*key), Kind::Missing)));
+        findings.extend("ebpf", foreign.iter().map(|key| row_of_address(address(*key), Kind::Foreign)));
+        if heal && !(wrong.is_empty() && foreign.is_empty()) {
+            self.table.put(&wrong)?;
+            self.table.remove(&foreign)?;
+            findings.heal("ebpf");
+        }
+        Ok(())
     }
 
     /// Does it again if it came to nothing.
