@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::{Cluster, Origin};
 use crate::notify::Notices;
 use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
-use crate::settings::{Effective, watch};
+use crate::settings::{Effective, print, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
 
@@ -37,7 +37,7 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     let (end, shutdown) = oneshot::channel();
     let listener = serve::listen(&flags.socket.socket)
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
-    tokio::spawn(serve::serve(listener, ask));
+    tokio::spawn(serve::serve(listener, ask, told(flags, effective)));
     let (source, notices) = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
@@ -62,6 +62,15 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     // It may be gone already, with the directory it was in.
     let _ = std::fs::remove_file(&flags.socket.socket);
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
+}
+
+/// For whoever asks what this daemon was told.
+fn told(flags: &Run, effective: &Effective) -> serve::Settings {
+    serve::Settings {
+        node: effective.node.clone(),
+        source: flags.source.as_ref().map(|folder| std::path::absolute(folder).unwrap_or(folder.clone())),
+        configuration: print::file(&effective.fields),
+    }
 }
 
 fn reconciler(

@@ -1,15 +1,17 @@
 //! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
 //!
 //! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `audit` with
-//! where the kernel is not as it should be (`audit fix`: and that is put right); what is not understood with an `error`.
+//! where the kernel is not as it should be (`audit fix`: and that is put right), `settings` with what the daemon was told when it
+//! began; what is not understood with an `error`.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -44,14 +46,26 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// What a daemon was told when it began: it ends where that changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// The Node's name.
+    pub node: String,
+    /// The folder that it follows in place of an API server.
+    pub source: Option<PathBuf>,
+    /// What counts, as a file for `--config`.
+    pub configuration: serde_json::Value,
+}
+
 /// Answers until the loop has ended.
-pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
+pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>, settings: Settings) {
+    let settings = Arc::new(settings);
     while !asks.is_closed() {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let asks = asks.clone();
+                let (asks, settings) = (asks.clone(), Arc::clone(&settings));
                 tokio::spawn(async move {
-                    match timeout(PATIENCE, answer(stream, asks)).await {
+                    match timeout(PATIENCE, answer(stream, asks, &settings)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => debug!(%error, "a client of the socket went away"),
                         Err(_) => debug!("a client of the socket was too slow"),
@@ -66,12 +80,13 @@ pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>, settings: &Settings) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).await?;
     let reply = match line.trim() {
         "status" => ask(&asks, Ask::Status).await?,
+        "settings" => serde_json::to_string(settings)?,
         "audit" => ask(&asks, |reply| Ask::Audit(false, reply)).await?,
         "audit fix" => ask(&asks, |reply| Ask::Audit(true, reply)).await?,
         other => match other.split_once(' ') {

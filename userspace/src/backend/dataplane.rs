@@ -146,8 +146,10 @@ pub struct Dataplane {
     /// Why the packet filter is behind, while eBPF has the traffic.
     behind: Option<String>,
     failures: u32,
-    /// Which of the two an audit is looking at.
+    /// Which of them an audit has looked through.
     audited: Audited,
+    /// Whether it begins with that one.
+    begins: bool,
 }
 
 /// How far an audit has come.
@@ -188,6 +190,7 @@ impl Dataplane {
             behind: None,
             failures: 0,
             audited: Audited::Nothing,
+            begins: true,
             settings,
         };
         dataplane.open_at_start()?;
@@ -428,6 +431,11 @@ impl Backend for Dataplane {
     }
 
     fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
+        if look.is_first {
+            self.audited = Audited::Nothing;
+        }
+        // The next of them begins, too, wherever an earlier round has left it.
+        let look = Look { is_first: look.is_first || std::mem::take(&mut self.begins), ..look };
         let outcome = match (self.audited, &mut self.ebpf, &mut self.nft) {
             (Audited::Nothing, Ok(ebpf), _) => ebpf.audit(look, findings),
             (Audited::Edge, _, Ok(nft)) if self.behind.is_none() => nft.audit(look, findings),
@@ -440,7 +448,7 @@ impl Backend for Dataplane {
             (Audited::Nothing, Ok(Turn::Done)) => Audited::Ebpf,
             (Audited::Ebpf, Ok(Turn::Done)) => Audited::Edge,
         };
-        self.audited = next;
+        (self.audited, self.begins) = (next, true);
         outcome.map(|turn| if matches!(next, Audited::Nothing) { turn } else { Turn::More })
     }
 

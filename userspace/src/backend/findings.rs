@@ -17,6 +17,8 @@ const KEPT: usize = 200;
 pub struct Look {
     /// How long it may take, about.
     pub budget: Duration,
+    /// Whether it is the round's first: whatever is left of another one does not count.
+    pub is_first: bool,
     /// Whether what is wrong is put right.
     pub heal: bool,
     /// Whether also that is read which cannot have changed, as the kernel's own count of changes says.
@@ -91,6 +93,11 @@ impl Findings {
                 self.healed.insert((*of, *kind), *count);
             }
         }
+    }
+
+    /// Everything has been put right.
+    pub fn heal_all(&mut self) {
+        self.healed.clone_from(&self.found);
     }
 
     /// How many differences there are.

@@ -90,6 +90,7 @@ impl Backend for Memory {
     fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
         self.with(|state| {
             state.audits += 1;
+            findings.extend("ebpf", state.drift.clone().into_iter().filter(|_| state.audit_failures > 0));
             if state.audit_failures > 0 {
                 state.audit_failures -= 1;
                 return Err(BackendError::Missing("patience"));

@@ -23,12 +23,13 @@ use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
 use crate::inspect::{Output, Show};
 use crate::model::ServiceName;
+use crate::serve::Settings;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
-use crate::settings::{Effective, Flags, duration, flags};
+use crate::settings::{Effective, File, Flags, duration, flags};
 
 pub use self::client::client;
-pub use self::load::effective;
+pub use self::load::{effective, effective_of};
 
 /// Where bpf file systems are mounted by custom.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -41,6 +42,9 @@ const ALIASES: [(&str, &str); 5] = [
     ("--hostname-override", "--node-name"),
     ("--logging-format", "--log-format"),
 ];
+
+/// Where a configuration is from that no file holds.
+const DAEMON: &str = "the running daemon";
 
 /// Smallest useful tables.
 const SMALLEST: u32 = 16;
@@ -705,6 +709,27 @@ fn unfit(from: &str, path: &Path, directory: bool) -> Option<String> {
             Some(format!("{from} {} is not a {kind}", path.display()))
         }
         Ok(_) => None,
+    }
+}
+
+impl Diff {
+    /// What the running daemon was told counts wherever no flag says otherwise: the source, the node's name, the rest of the
+    /// configuration. Nothing if there is a file.
+    pub fn as_told(&mut self, told: &Settings) -> Option<Result<Box<Effective>, Vec<String>>> {
+        let objects = &mut self.objects;
+        if objects.config.is_some() {
+            return None;
+        }
+        if objects.source.is_none() && objects.kubeconfig.is_none() {
+            objects.source.clone_from(&told.source);
+        }
+        let node = objects.node.clone().filter(|name| !name.is_empty()).unwrap_or(told.node.clone());
+        let flags = [("hostname-override", Value::Text(node))].into();
+        let file = File { path: DAEMON.into(), bytes: told.configuration.to_string().into_bytes() };
+        Some(effective_of(&file, &flags).map(|mut settled| {
+            settled.kubeconfig = objects.kubeconfig.clone().or(settled.kubeconfig);
+            Box::new(settled)
+        }))
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Rounds {
 #[derive(Debug)]
 struct Waiting {
     heal: bool,
-    since: Instant,
+    since: Due,
     reply: oneshot::Sender<Audited>,
 }
 
@@ -76,7 +76,7 @@ impl Rounds {
     fn begin(&mut self) -> Round {
         let waiting = std::mem::take(&mut self.waiting);
         let heal = waiting.is_empty() || waiting.iter().any(|one| one.heal);
-        let look = Look { budget: STEP, heal, thorough: !waiting.is_empty() };
+        let look = Look { budget: STEP, is_first: true, heal, thorough: !waiting.is_empty() };
         Round { look, findings: Findings::default(), began: Instant::now(), longest: Duration::ZERO, waiting }
     }
 }
@@ -90,19 +90,19 @@ impl<B: Backend> Reconciler<B> {
 
     /// Somebody wants a round, at once.
     pub(super) fn audit_for(&mut self, heal: bool, reply: oneshot::Sender<Audited>) {
-        self.rounds.waiting.push(Waiting { heal, since: Instant::now(), reply });
+        self.rounds.waiting.push(Waiting { heal, since: Due::now(), reply });
         self.rounds.after(Duration::ZERO);
     }
 
     /// One step.
     pub(super) fn audit(&mut self) {
         if !self.is_settled() {
-            self.give_up();
-            return self.rounds.after(LATER);
+            return self.give_up();
         }
         let mut round = self.rounds.round.take().unwrap_or_else(|| self.rounds.begin());
         let began = Instant::now();
         let turn = self.backend.audit(round.look, &mut round.findings);
+        round.look.is_first = false;
         round.longest = round.longest.max(began.elapsed());
         let pause = match turn {
             Ok(Turn::Done) => return self.end(round),
@@ -111,8 +111,11 @@ impl<B: Backend> Reconciler<B> {
                 warn!(error = chain(&error), "could not put right what differs; writing everything anew");
                 round.findings.notes.push(chain(&error));
                 self.pending.extend(self.cluster.names().cloned());
-                self.end(round);
-                return self.pass(Instant::now());
+                self.pass(Instant::now());
+                if self.is_settled() {
+                    round.findings.heal_all();
+                }
+                return self.end(round);
             }
         };
         self.rounds.round = Some(round);
@@ -125,11 +128,11 @@ impl<B: Backend> Reconciler<B> {
         self.synced && self.failure.is_none() && self.pending.is_empty() && !self.repair
     }
 
-    /// Nobody waits for ever.
+    /// Begins anew when everything is in force; but nobody waits for ever.
     fn give_up(&mut self) {
         let blockers = self.blockers();
-        let round = self.rounds.round.iter_mut().flat_map(|round| std::mem::take(&mut round.waiting));
-        let all = round.chain(std::mem::take(&mut self.rounds.waiting)).collect::<Vec<_>>();
+        let round = self.rounds.round.take().map(|round| round.waiting).unwrap_or_default();
+        let all = round.into_iter().chain(std::mem::take(&mut self.rounds.waiting)).collect::<Vec<_>>();
         for waiting in all {
             if waiting.since.elapsed() < PATIENCE {
                 self.rounds.waiting.push(waiting);
@@ -139,6 +142,8 @@ impl<B: Backend> Reconciler<B> {
                 if blockers.is_empty() { vec!["changes are under way".to_owned()] } else { blockers.clone() };
             drop(waiting.reply.send(Audited { notes, ..Audited::default() }));
         }
+        let again = self.rounds.every.is_some() || self.rounds.is_awaited();
+        self.rounds.due = again.then(|| Due::now() + LATER);
     }
 
     fn end(&mut self, mut round: Round) {

@@ -523,8 +523,10 @@ async fn where_it_cannot_be_put_right_everything_is_written_anew() {
     let rig = Rig::auditing(Some(Duration::from_secs(60)));
     rig.list(web()).await;
     let (applies, _) = rig.counts();
+    rig.harm();
     rig.backend.with(|state| (state.audit_failures, state.ports) = (1, Default::default()));
     sleep(Duration::from_secs(61)).await;
+    assert_eq!(rig.drift(), [1.0, 1.0]);
     assert_eq!(rig.counts().0, applies + 1);
     assert_eq!(rig.endpoints("web"), Some(vec![at(5)]));
 }
@@ -538,4 +540,15 @@ async fn as_long_as_the_kernel_refuses_nobody_looks_and_who_asks_is_told_why() {
     let notes = rig.audit(true).await.notes;
     assert!(notes.iter().any(|note| note.contains("the kernel refuses")), "{notes:?}");
     assert_eq!(rig.backend.with(|state| state.audits), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_why_nobody_looks_leaves_no_round_behind() {
+    let rig = Rig::start();
+    rig.list([]).await;
+    rig.backend.with(|state| state.failures = 10);
+    rig.send(web()).await;
+    assert_eq!(rig.audit(true).await.found, 0);
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!((rig.endpoints("web"), rig.backend.with(|state| state.audits)), (Some(vec![at(5)]), 0));
 }

@@ -62,6 +62,9 @@ impl Ebpf {
             return Ok(Turn::Done);
         }
         let mut audit = std::mem::take(&mut self.audit);
+        if look.is_first {
+            audit = Audit::default();
+        }
         let until = Instant::now() + look.budget;
         let outcome = loop {
             match self.step(&mut audit, look, until, findings) {

@@ -50,6 +50,7 @@ pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
+use super::difference::Difference;
 use super::findings::{Findings, Look, Turn};
 use super::{Applied, Backend, BackendError, Wanted, chain};
 use crate::desired::{Context, ServicePort};
@@ -430,6 +431,14 @@ pub fn own_pinned(pins: &Pins) -> Result<BTreeSet<IpAddr>, BackendError> {
         return Ok(BTreeSet::new());
     }
     own::read(&pins.shared())
+}
+
+/// Where the map of the node's addresses is not as it should be, read without the daemon.
+pub fn differing_addresses(pins: &Pins, context: &Context) -> Result<Vec<Difference>, BackendError> {
+    if !pins.shared().join(abi::NODE_ADDRESSES).exists() {
+        return Ok(Vec::new());
+    }
+    own::differences(&pins.shared(), context)
 }
 
 /// Hooks, tables and counters, read without the daemon.

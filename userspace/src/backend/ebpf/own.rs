@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::audit::row_of_address;
 use super::set;
 use super::table::Table;
-use crate::backend::difference::Kind;
+use crate::backend::difference::{Difference, Kind};
 use crate::backend::findings::Findings;
 use crate::backend::{BackendError, chain};
 use crate::desired::Context;
@@ -165,6 +165,18 @@ fn entry(address: IpAddr) -> ([u8; 16], u32) {
         IpAddr::V6(v6) => v6.octets(),
     };
     (octets, u32::from(Family::of(address).number()))
+}
+
+/// Where the map does not hold the addresses there are.
+pub(super) fn differences(shared: &Path, context: &Context) -> Result<Vec<Difference>, BackendError> {
+    let table: Table<[u8; 16], u32> = set::table(shared, abi::NODE_ADDRESSES)?;
+    let found = getifaddrs().map_err(|errno| BackendError::Network(errno.into()))?;
+    let found = found.filter_map(|interface| ip(&interface.address?));
+    let wanted = accepting(context, found, table.capacity() as usize);
+    let written = read(shared)?;
+    let missing = wanted.difference(&written).map(|address| row_of_address(*address, Kind::Missing));
+    let foreign = written.difference(&wanted).map(|address| row_of_address(*address, Kind::Foreign));
+    Ok(missing.chain(foreign).collect())
 }
 
 /// What the map holds.

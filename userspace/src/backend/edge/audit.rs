@@ -66,6 +66,9 @@ impl Edge {
             return Ok(Turn::Done);
         }
         let mut audit = std::mem::take(&mut self.audit);
+        if look.is_first {
+            audit = Audit::default();
+        }
         let until = Instant::now() + look.budget;
         loop {
             let turn = self.step(&mut audit, look, until, findings)?;

@@ -40,7 +40,7 @@ pub(super) struct Audit {
     trail: Option<u32>,
     /// Whether all was as it should be when the trail was begun.
     clean: bool,
-    pub(super) touched: Touched,
+    touched: Touched,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +61,11 @@ type Reply<T> = Mutex<Receiver<io::Result<T>>>;
 type Found = (Family, &'static str);
 
 impl Audit {
+    /// What has been written counts only while something is being compared.
+    pub(super) fn touched(&mut self) -> Option<&mut Touched> {
+        (!matches!(self.stage, Stage::Begin)).then_some(&mut self.touched)
+    }
+
     /// A transaction of ours has been carried out, or refused, between these two numbers of the ruleset.
     pub(super) fn follow(&mut self, before: Option<u32>, after: Option<u32>, is_done: bool) {
         let next = before.map(|number| if is_done { number.wrapping_add(1) } else { number });
@@ -74,6 +79,9 @@ impl Nft {
     pub fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
         if !self.awake {
             return Ok(Turn::Done);
+        }
+        if look.is_first {
+            self.audit.stage = Stage::Begin;
         }
         if self.tables.len() != Family::ALL.len() || !self.in_force || !self.ledger.is_settled() {
             self.audit = Audit::default();

@@ -4,14 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use ipnet::IpNet;
+
 use super::compare;
 use super::image::{Slot, Value};
-use super::layout::Layout;
+use super::layout::{Layout, ranges};
 use super::rule::{Dialect, Rule, steps};
 use super::sets::Set;
 use super::wire::{Data, Element};
 use crate::backend::difference::Kind;
 use crate::backend::findings::Findings;
+use crate::desired::{Context, NodePorts};
 use crate::model::Family;
 
 /// What these tables are called.
@@ -114,6 +117,24 @@ pub(super) fn planned_rules(layout: &Layout, rules: &[Rule]) -> u64 {
 /// Where ranges begin and end.
 pub(super) fn borders(elements: impl IntoIterator<Item = Element>) -> Borders {
     elements.into_iter().map(|element| (element.key, element.closes)).collect()
+}
+
+/// Which of the node's sets of ranges are not as they should be.
+pub(super) fn differing_ranges(
+    found: &BTreeMap<Place, Borders>,
+    context: &Context,
+    cluster_ranges: &BTreeSet<IpNet>,
+) -> impl Iterator<Item = Place> {
+    let is_wrong = |((family, set), found): &(&Place, &Borders)| {
+        let node_ports = match &context.family(*family).node_ports {
+            NodePorts::All => Vec::new(),
+            NodePorts::Within(ranges) => ranges.to_vec(),
+        };
+        let cluster = cluster_ranges.iter().filter(|range| Family::of(range.addr()) == *family);
+        let want = if *set == Set::ClusterRanges { cluster.copied().collect() } else { node_ports };
+        borders(ranges(&want)) != **found
+    };
+    found.iter().filter(is_wrong).map(|(place, _)| *place)
 }
 
 fn value_of(Value { end, data, comment }: &Value) -> u64 {

@@ -41,7 +41,7 @@ pub use self::describe::Described;
 use self::drift::OF_NODE;
 use self::flows::{Flows, Memory};
 use self::image::Image;
-use self::kernel::{chains_of, has_rules, read_chains, read_counters, read_elements, read_tables};
+use self::kernel::{chains_of, has_rules, read_chains, read_counters, read_elements, read_set, read_tables};
 use self::layout::{Layout, by_set, is_fixed};
 use self::ledger::{ChainName, Change, Ledger};
 pub use self::probe::probe;
@@ -339,9 +339,9 @@ impl Nft {
                 batch.add_elements(table.layout.place(table.name), set.name(), elements.iter());
             }
         }
-        change.puts.keys().chain(change.drops.keys()).for_each(|slot| self.audit.touched.element(slot));
-        for (family, chain) in &change.new_chains {
-            self.audit.touched.chain(*family, &chain.name());
+        if let Some(touched) = self.audit.touched() {
+            change.puts.keys().chain(change.drops.keys()).for_each(|slot| touched.element(slot));
+            change.new_chains.iter().for_each(|(family, chain)| touched.chain(*family, &chain.name()));
         }
         Ok(self.transact(batch)?)
     }
@@ -479,7 +479,9 @@ impl Nft {
             self.switch_family(index, &mut batch)?;
         }
         self.transact(batch)?;
-        self.audit.touched.ranges = true;
+        if let Some(touched) = self.audit.touched() {
+            touched.ranges = true;
+        }
         self.stale_ranges = false;
         self.ledger.retire_chains();
         self.sweep();
@@ -565,11 +567,15 @@ pub fn held_found(
 
 /// Where the tables are not as they should be for these service ports, read without the daemon; nothing if there are none.
 pub fn differences_found(
+    context: &Context,
+    cluster_ranges: &BTreeSet<IpNet>,
     want: &[(ServicePortName, ServicePort)],
 ) -> Result<Option<Vec<Difference>>, BackendError> {
     let found = read_in_force()?;
-    Ok(found.map(|(mut all, elements)| {
+    Ok(found.map(|InForce { unhooked: mut all, elements, ranges }| {
         all.extend(compare::differences(&elements, want));
+        let of_node = drift::differing_ranges(&ranges, context, cluster_ranges);
+        all.extend(of_node.map(|(family, set)| compare::of_ranges(family, set)));
         all
     }))
 }
@@ -577,20 +583,27 @@ pub fn differences_found(
 /// What of the tables does not hold together, read without the daemon; nothing if there are none.
 pub fn torn_found() -> Result<Option<Vec<Difference>>, BackendError> {
     let found = read_in_force()?;
-    Ok(found.map(|(mut all, elements)| {
+    Ok(found.map(|InForce { unhooked: mut all, elements, ranges: _ }| {
         all.extend(compare::torn(&elements));
         all
     }))
 }
 
-/// Chains that do not hang on their hooks, and the elements.
-type InForce = (Vec<Difference>, BTreeMap<image::Slot, image::Value>);
+/// What is in force of ours.
+#[derive(Debug, Default)]
+struct InForce {
+    /// Chains that do not hang on their hooks.
+    unhooked: Vec<Difference>,
+    elements: BTreeMap<image::Slot, image::Value>,
+    /// What belongs to the node.
+    ranges: BTreeMap<drift::Place, drift::Borders>,
+}
 
 /// What is in force of ours; nothing if there are no tables.
 fn read_in_force() -> Result<Option<InForce>, BackendError> {
     let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
     let tables = found(&mut socket)?;
-    let (mut elements, mut all) = (BTreeMap::new(), Vec::new());
+    let mut all = InForce::default();
     for family in [Family::V4, Family::V6] {
         // While tables change over there are two: the one whose chains hang on hooks counts.
         let mut ours = Vec::new();
@@ -602,12 +615,17 @@ fn read_in_force() -> Result<Option<InForce>, BackendError> {
         }
         ours.sort_by_key(|(missing, _)| missing.len());
         let Some((missing, place)) = ours.into_iter().next() else { continue };
-        all.extend(missing.into_iter().map(|chain| compare::unhooked(family, &chain)));
+        all.unhooked.extend(missing.into_iter().map(|chain| compare::unhooked(family, &chain)));
         let theirs =
             read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
-        elements.extend(theirs);
+        all.elements.extend(theirs);
+        for set in OF_NODE {
+            let found =
+                read_set(&mut socket, place, set.name()).map_err(|source| read("read the ranges", source))?;
+            all.ranges.insert((family, set), drift::borders(found));
+        }
     }
-    Ok((!tables.is_empty()).then_some((all, elements)))
+    Ok((!tables.is_empty()).then_some(all))
 }
 
 /// Our tables.
