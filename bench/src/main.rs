@@ -40,6 +40,8 @@ enum Name {
     Coldstart,
     /// From one changed endpoint list to the kernel
     Change,
+    /// What Prometheus gets and waits for, and whether changes wait for it
+    Scrape,
     /// The pure parts, in a plain loop
     Host,
     /// What is desired of up to 50,000 Services: time, memory, and how they grow
@@ -73,6 +75,9 @@ fn main() -> Result<()> {
     }
     if chosen(Name::Change) {
         suite::change::run(&mut bench)?;
+    }
+    if chosen(Name::Scrape) {
+        suite::scrape::run(&mut bench)?;
     }
     bench.report.finish();
     Ok(())

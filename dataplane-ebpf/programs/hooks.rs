@@ -1,11 +1,12 @@
 //! One function a hook.
 
 use aya_ebpf::helpers::generated::bpf_set_retval;
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
-use dataplane_ebpf::datapath::{Verdict, socket};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use dataplane_ebpf::datapath::{Verdict, holds, socket};
 
 use crate::maps::Maps;
+use crate::sock::Sock;
 use crate::sock_addr::{Family, SockAddr};
 
 /// Lets the call go on.
@@ -56,6 +57,12 @@ fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(ctx: SockAddrContext) -> i32 {
     socket::peer_name(&mut SockAddr::new(&ctx, Family::V6));
+    PROCEED
+}
+
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    holds::release(&mut Sock::new(&ctx), &Maps);
     PROCEED
 }
 

@@ -1,15 +1,17 @@
 //! The maps, and the answers they give. Capacities are the smallest; the daemon sets its own when it loads.
 
-use core::ptr::{addr_of, read_volatile};
+use core::arch::asm;
+use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Counter, Datagrams, Member, MemberKey, Name, Peer, Service, ServiceKey,
-    Slot, SlotKey, State,
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Holds, Member, MemberKey, Name, Peer, Service,
+    ServiceKey, Slot, SlotKey, State, Traffic, Uses,
 };
-use dataplane_ebpf::datapath::{List, Tables, Way};
+use dataplane_ebpf::datapath::{Deed, List, Tables, Way};
 
 /// `BPF_F_NO_PREALLOC`: an entry costs memory only while it exists, so generous capacities are cheap.
 const ON_DEMAND: usize = 1;
@@ -38,6 +40,12 @@ static AFFINITY: LruHashMap<AffinityKey, Affinity, 1> = LruHashMap::new();
 pub(crate) static CONNECTED: SkStorage<Peer> = SkStorage::new();
 #[btf_map]
 pub(crate) static DATAGRAMS: SkStorage<Datagrams> = SkStorage::new();
+#[btf_map]
+static TRAFFIC: HashMap<u32, Traffic, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+static USES: HashMap<u32, Uses, 1, ON_DEMAND> = HashMap::new();
+#[btf_map]
+pub(crate) static HOLDS: SkStorage<Holds> = SkStorage::new();
 
 #[unsafe(no_mangle)]
 static NODE_NETNS: u64 = 0;
@@ -141,4 +149,68 @@ impl Tables for Maps {
             unsafe { *count += 1 };
         }
     }
+
+    #[inline(always)]
+    fn tally(&self, service: u32, deed: Deed) {
+        if service == 0 {
+            return;
+        }
+        let Some(place) = entry(&TRAFFIC, service, || Traffic::NONE) else {
+            return self.count(Counter::Uncounted);
+        };
+        // SAFETY: the entry is there for this run, whoever removes it; each field is eight bytes at a multiple of eight.
+        unsafe {
+            match deed {
+                Deed::Opened => add(addr_of_mut!((*place).opened), 1),
+                Deed::Refused => add(addr_of_mut!((*place).refused), 1),
+                Deed::Left => add(addr_of_mut!((*place).left), 1),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn raise(&self, id: u32, backend: &Backend) -> bool {
+        let Some(place) = entry(&USES, id, || Uses::none(*backend)) else { return false };
+        // SAFETY: as for `tally`. Nobody removes the entry of an endpoint that is listed.
+        unsafe {
+            add(addr_of_mut!((*place).opened), 1);
+            add(addr_of_mut!((*place).open), 1);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn lower(&self, id: u32) {
+        let Some(place) = USES.get_ptr_mut(id) else { return };
+        // SAFETY: as for `tally`. Nobody removes the entry of an endpoint that is in use.
+        unsafe {
+            let open = addr_of_mut!((*place).open);
+            if open.read_volatile() != 0 {
+                add(open, u64::MAX);
+            }
+        }
+    }
+}
+
+/// The entry of a map of counts, made if it is missing; `None`: there is no room.
+#[inline(always)]
+fn entry<V>(map: &HashMap<u32, V, 1, ON_DEMAND>, key: u32, fresh: impl FnOnce() -> V) -> Option<*mut V> {
+    if let Some(place) = map.get_ptr_mut(key) {
+        return Some(place);
+    }
+    // Another CPU may have made it meanwhile; that one is as good.
+    let _ = map.insert(key, fresh(), BPF_NOEXIST.into());
+    map.get_ptr_mut(key)
+}
+
+/// Adds, whoever else adds at this moment. To add the highest number is to take one away.
+///
+/// # Safety
+///
+/// `place` is valid, and a multiple of eight.
+#[inline(always)]
+unsafe fn add(place: *mut u64, number: u64) {
+    // The library has no atomic addition for this target, for want of compare-and-swap in its oldest version.
+    // SAFETY: one instruction (BPF_ATOMIC | BPF_ADD), which touches nothing but the eight bytes that the caller vouches for.
+    unsafe { asm!("lock *(u64 *)({place} + 0) += {number}", place = in(reg) place, number = in(reg) number) };
 }

@@ -5,10 +5,10 @@ use core::ptr::{addr_of, addr_of_mut};
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use dataplane_ebpf::abi::{Datagrams, Endpoint, Peer};
-use dataplane_ebpf::datapath::Socket;
+use dataplane_ebpf::abi::{Datagrams, Endpoint, Holds, Peer};
+use dataplane_ebpf::datapath::{Holder, Socket};
 
-use crate::maps::{CONNECTED, DATAGRAMS, node_netns};
+use crate::maps::{CONNECTED, DATAGRAMS, HOLDS, node_netns};
 
 /// Which of the two address fields the hook fills.
 #[derive(Clone, Copy)]
@@ -61,6 +61,14 @@ impl<'a> SockAddr<'a> {
         address[8..12].copy_from_slice(&c);
         address[12..16].copy_from_slice(&d);
         address
+    }
+}
+
+impl Holder for SockAddr<'_> {
+    #[inline(always)]
+    fn holds(&mut self) -> Option<&mut Holds> {
+        // SAFETY: as for `connected`.
+        unsafe { HOLDS.get_ptr_mut(self.ctx).as_mut() }
     }
 }
 
@@ -151,5 +159,11 @@ impl Socket for SockAddr<'_> {
     fn datagrams_mut(&mut self) -> Option<&mut Datagrams> {
         // SAFETY: as for `connected`; a fresh entry is zero-filled by the kernel, which is `Datagrams::NONE`.
         unsafe { DATAGRAMS.get_or_insert_ptr_mut(self.ctx, None).as_mut() }
+    }
+
+    #[inline(always)]
+    fn holds_mut(&mut self) -> Option<&mut Holds> {
+        // SAFETY: as for `connected`; a fresh entry is zero-filled by the kernel, which is `Holds::NONE`.
+        unsafe { HOLDS.get_or_insert_ptr_mut(self.ctx, None).as_mut() }
     }
 }

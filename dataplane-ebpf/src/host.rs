@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Member, MemberKey, Peer, Service,
-    ServiceKey, Slot, SlotKey, State,
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Holds, Member, MemberKey, Peer, Service,
+    ServiceKey, Slot, SlotKey, State, Traffic, Uses,
 };
-use crate::datapath::{List, Socket, Tables, Way};
+use crate::datapath::{Deed, Holder, List, Socket, Tables, Way};
 
 /// Tables in memory. `random` is what the next choice gets, and `now` when it is made.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,10 @@ pub struct HostTables {
     pub random: Cell<u32>,
     /// Events counted so far.
     pub counted: RefCell<BTreeMap<Counter, u64>>,
+    /// What became of new connections, by service id.
+    pub traffic: RefCell<BTreeMap<u32, Traffic>>,
+    /// How much endpoints are used, by id.
+    pub uses: RefCell<BTreeMap<u32, Uses>>,
 }
 
 impl Tables for HostTables {
@@ -78,6 +82,32 @@ impl Tables for HostTables {
     fn count(&self, counter: Counter) {
         *self.counted.borrow_mut().entry(counter).or_default() += 1;
     }
+
+    fn tally(&self, service: u32, deed: Deed) {
+        if service == 0 {
+            return;
+        }
+        let mut traffic = self.traffic.borrow_mut();
+        let Traffic { opened, refused, left } = traffic.entry(service).or_insert(Traffic::NONE);
+        match deed {
+            Deed::Opened => *opened += 1,
+            Deed::Refused => *refused += 1,
+            Deed::Left => *left += 1,
+        }
+    }
+
+    fn raise(&self, id: u32, backend: &Backend) -> bool {
+        let mut uses = self.uses.borrow_mut();
+        let Uses { opened, open, backend: _ } = uses.entry(id).or_insert(Uses::none(*backend));
+        (*opened, *open) = (*opened + 1, *open + 1);
+        true
+    }
+
+    fn lower(&self, id: u32) {
+        if let Some(uses) = self.uses.borrow_mut().get_mut(&id) {
+            uses.open = uses.open().saturating_sub(1);
+        }
+    }
 }
 
 /// One socket and the call made on it.
@@ -95,12 +125,20 @@ pub struct HostSocket {
     pub connected: Option<Peer>,
     /// What it remembers of sends without a connection.
     pub datagrams: Option<Datagrams>,
+    /// For which endpoints it counts.
+    pub holds: Option<Holds>,
 }
 
 impl HostSocket {
     /// A socket of client 1, a pod, without memory, and a call about `remote`.
     pub fn new(protocol: u8, remote: Endpoint) -> Self {
-        Self { protocol, client: 1, is_node: false, remote, connected: None, datagrams: None }
+        Self { protocol, client: 1, is_node: false, remote, connected: None, datagrams: None, holds: None }
+    }
+}
+
+impl Holder for HostSocket {
+    fn holds(&mut self) -> Option<&mut Holds> {
+        self.holds.as_mut()
     }
 }
 
@@ -144,5 +182,9 @@ impl Socket for HostSocket {
 
     fn datagrams_mut(&mut self) -> Option<&mut Datagrams> {
         Some(self.datagrams.get_or_insert(Datagrams::NONE))
+    }
+
+    fn holds_mut(&mut self) -> Option<&mut Holds> {
+        Some(self.holds.get_or_insert(Holds::NONE))
     }
 }

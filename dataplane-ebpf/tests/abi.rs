@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::fs;
 
 use dataplane_ebpf::abi::{
-    Affinity, AffinityKey, Backend, Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Extent, INSIDE, MAPS,
-    MapShape, Member, MemberKey, NAME_BYTES, Name, OUTSIDE, Peer, Service, ServiceKey, Slot, SlotKey, State,
-    VERSION,
+    Affinity, AffinityKey, Backend, Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Extent, Holds,
+    INSIDE, MAPS, MapShape, Member, MemberKey, NAME_BYTES, Name, OUTSIDE, Peer, Service, ServiceKey, Slot,
+    SlotKey, State, Traffic, Uses, VERSION,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt");
@@ -16,7 +16,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/abi.golden.txt"
 /// A structure: its name, its size, and the name, offset and size of each field.
 type Layout = (&'static str, usize, &'static [(&'static str, usize, usize)]);
 
-const LAYOUTS: [Layout; 15] = [
+const LAYOUTS: [Layout; 18] = [
     ("Endpoint", size_of::<Endpoint>(), Endpoint::LAYOUT),
     ("Backend", size_of::<Backend>(), Backend::LAYOUT),
     ("ServiceKey", size_of::<ServiceKey>(), ServiceKey::LAYOUT),
@@ -32,6 +32,9 @@ const LAYOUTS: [Layout; 15] = [
     ("Name", size_of::<Name>(), Name::LAYOUT),
     ("Peer", size_of::<Peer>(), Peer::LAYOUT),
     ("Datagrams", size_of::<Datagrams>(), Datagrams::LAYOUT),
+    ("Traffic", size_of::<Traffic>(), Traffic::LAYOUT),
+    ("Uses", size_of::<Uses>(), Uses::LAYOUT),
+    ("Holds", size_of::<Holds>(), Holds::LAYOUT),
 ];
 
 #[test]

@@ -30,6 +30,13 @@ const PORT: u16 = 6443;
 const ADMIN: &str = "admin-of-the-lab";
 /// First address of the service range: the API server's own Service has it.
 pub const KUBERNETES: &str = "10.96.0.1";
+/// What makes slices and pods.
+const CONTROLLERS: [&str; 4] = [
+    "endpointslice-controller",
+    "endpointslice-mirroring-controller",
+    "deployment-controller",
+    "replicaset-controller",
+];
 /// How long a part may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -49,11 +56,24 @@ struct Parts {
     etcd: Process,
     server: Option<Process>,
     controllers: Option<Process>,
+    scheduler: Option<Process>,
 }
 
 impl ControlPlane {
     /// Starts all of it on a wire of its own, and waits until the server is ready.
     pub fn start() -> Result<Self> {
+        Self::start_with(&CONTROLLERS)
+    }
+
+    /// The same with what gives DaemonSets their pods, and pods their nodes.
+    pub fn start_with_daemon_sets() -> Result<Self> {
+        let this = Self::start_with(&[&CONTROLLERS[..], &["daemonset-controller"]].concat())?;
+        this.keeper.ask(Parts::start_scheduler)?;
+        Ok(this)
+    }
+
+    fn start_with(controllers: &[&str]) -> Result<Self> {
+        let controllers = controllers.join(",");
         let wire = Wire::new()?;
         let netns = wire.netns().clone();
         let keeper = Keeper::start(move || Parts::start(&netns))?;
@@ -61,7 +81,7 @@ impl ControlPlane {
         let this = Self { keeper, wire, authority };
         this.wait_ready()?;
         let kubeconfig = this.kubeconfig(ADMIN);
-        this.keeper.ask(move |parts| parts.start_controllers(&kubeconfig))?;
+        this.keeper.ask(move |parts| parts.start_controllers(&kubeconfig, &controllers))?;
         Ok(this)
     }
 
@@ -153,7 +173,7 @@ impl Parts {
         let place = Place::new(netns);
         write_secrets(&folder)?;
         let etcd = start_etcd(&place, &folder)?;
-        let mut parts = Self { place, folder, etcd, server: None, controllers: None };
+        let mut parts = Self { place, folder, etcd, server: None, controllers: None, scheduler: None };
         parts.start_server()?;
         let certificate = parts.folder.join("apiserver.crt");
         wait::until("the API server's certificate", PATIENCE, || {
@@ -186,6 +206,8 @@ impl Parts {
             &format!("--bind-address={}", Wire::V4),
             &format!("--advertise-address={}", Wire::V4),
             &format!("--secure-port={PORT}"),
+            // As kubeadm has it: plugins and `kubectl debug` need it.
+            "--allow-privileged=true",
             // Pods of the lab have no service account to wait for.
             "--disable-admission-plugins=ServiceAccount",
         ]);
@@ -193,13 +215,25 @@ impl Parts {
         Ok(())
     }
 
-    fn start_controllers(&mut self, kubeconfig: &str) -> Result<()> {
-        let file = self.folder.join("controllers.kubeconfig");
+    /// What the controllers and the scheduler know the server by.
+    fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("controllers.kubeconfig")
+    }
+
+    fn start_scheduler(&mut self) -> Result<()> {
+        let mut command = self.place.command(part("kube-scheduler")?);
+        command.arg(format!("--kubeconfig={}", self.kubeconfig().display()));
+        command.args(["--leader-elect=false", "--secure-port=0"]);
+        self.scheduler = Some(self.place.start(command)?);
+        Ok(())
+    }
+
+    fn start_controllers(&mut self, kubeconfig: &str, controllers: &str) -> Result<()> {
+        let file = self.kubeconfig();
         fs::write(&file, kubeconfig)?;
         let mut command = self.place.command(part("kube-controller-manager")?);
         command.arg(format!("--kubeconfig={}", file.display())).args([
-            "--controllers=endpointslice-controller,endpointslice-mirroring-controller,deployment-controller,\
-             replicaset-controller",
+            &format!("--controllers={controllers}"),
             "--leader-elect=false",
             "--secure-port=0",
         ]);

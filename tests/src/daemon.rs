@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +14,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::mandate::Mandate;
 use crate::process::{Process, program};
 use crate::topology::Node;
 use crate::wait;
@@ -34,17 +37,28 @@ pub struct Settings {
     pub arguments: Vec<String>,
     /// Capabilities it may keep, by number; `None` for all.
     pub capabilities: Option<Vec<u8>>,
+    /// Who is asked about its calls of `bpf(2)`.
+    pub mandate: Option<Mandate>,
+    /// Where its log goes, if not to the test.
+    pub log: Option<Arc<File>>,
+    /// Its environment, besides the test's own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Settings {
     /// A folder of manifests, and nothing special.
     pub fn folder(folder: &Path) -> Self {
-        Self { source: Source::Folder(folder.to_owned()), arguments: Vec::new(), capabilities: None }
+        Self::of(Source::Folder(folder.to_owned()))
     }
 
     /// An API server, and nothing special.
     pub fn kubeconfig(file: &Path) -> Self {
-        Self { source: Source::Kubeconfig(file.to_owned()), arguments: Vec::new(), capabilities: None }
+        Self::of(Source::Kubeconfig(file.to_owned()))
+    }
+
+    fn of(source: Source) -> Self {
+        let (arguments, environment) = (Vec::new(), Vec::new());
+        Self { source, arguments, capabilities: None, mandate: None, log: None, environment }
     }
 
     /// Adds arguments.
@@ -145,7 +159,7 @@ impl Node {
         if !["man", "completions"].contains(&verb) {
             command.arg("--pin-dir").arg(self.pin_dir());
         }
-        if ["status", "explain", "diff", "audit"].contains(&verb) {
+        if ["status", "explain", "diff", "audit", "drain"].contains(&verb) {
             command.arg("--socket").arg(self.socket());
         }
         Ok(command)
@@ -303,10 +317,22 @@ fn start(node: &Node, settings: &Settings) -> Result<Process> {
     let place = node.place();
     let mut command = place.command(sluice()?);
     command.arg("run").args(arguments(node, settings));
+    command.envs(settings.environment.iter().map(|(name, value)| (name, value)));
     if let Some(kept) = &settings.capabilities {
         keep_only(&mut command, kept.clone());
     }
-    place.start(command)
+    if settings.mandate.is_some() {
+        Mandate::bind(&mut command);
+    }
+    let log = match &settings.log {
+        Some(file) => Stdio::from(file.try_clone()?),
+        None => Stdio::piped(),
+    };
+    let process = place.start_with(command, log)?;
+    if let Some(mandate) = &settings.mandate {
+        mandate.keep(process.pid())?;
+    }
+    Ok(process)
 }
 
 fn arguments(node: &Node, settings: &Settings) -> Vec<OsString> {

@@ -51,9 +51,14 @@ impl Place {
     }
 
     /// Starts a command made by [`Place::command`], and listens to it.
-    pub fn start(&self, mut command: Command) -> Result<Process> {
+    pub fn start(&self, command: Command) -> Result<Process> {
+        self.start_with(command, Stdio::piped())
+    }
+
+    /// The same with somebody else who hears its complaints.
+    pub(crate) fn start_with(&self, mut command: Command, complaints: Stdio) -> Result<Process> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(complaints);
         let mut child = command.spawn().with_context(|| format!("could not start {name}"))?;
         let (out, err) = (Lines::default(), Lines::default());
         child.stdout.take().into_iter().for_each(|pipe| out.follow(pipe));

@@ -2,15 +2,17 @@
 //!
 //! Data runs one way: API objects ([`source`]) to facts ([`model`]) to what this node should do ([`desired`]) to a list
 //! of changes ([`plan`]) to the kernel ([`backend`]). One loop ([`reconcile`]) owns all state. [`dry_run`] stops before the
-//! kernel, and prints. What all of it counts is in [`metrics`].
+//! kernel, and prints. Who has left and still has flows is in [`drain`]; what all of it counts is in [`metrics`].
 
 pub mod backend;
 pub mod config;
 pub mod desired;
+pub mod drain;
 pub mod dry_run;
 pub mod explain;
 pub mod http;
 pub mod inspect;
+pub mod logging;
 pub mod metrics;
 pub mod model;
 pub mod notify;

@@ -1,6 +1,5 @@
 //! The `sluice` binary: arguments, logging, one verb, an exit code.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,14 +11,10 @@ use sluice::explain::Question;
 use sluice::inspect::Output;
 use sluice::inspect::audit::Outcome;
 use sluice::model::{Change, Origin};
+use sluice::settings::Effective;
 use sluice::settings::print::{self, Own};
-use sluice::settings::{Detail, Effective, LogFormat};
-use sluice::{dry_run, inspect, privilege, run, source};
+use sluice::{dry_run, inspect, logging, privilege, run, source};
 use tracing::{info, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// Wrong usage, by custom.
 const USAGE: u8 = 2;
@@ -68,6 +63,11 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
             let config::Listing { show, pins } = &flags.listing;
             inspect::flows::run(&pins.path(), flags.service.as_ref(), show)?;
         }
+        Task::Drain(flags) => {
+            let config::Drain { service, wait, show, pins, socket } = &flags;
+            inspect::drain::run(service.as_ref(), *wait, &socket.socket, &pins.path(), show)?;
+        }
+        Task::Top(flags) => inspect::top::run(&flags.wish())?,
         Task::Plan(flags, effective) => return plan(&flags, *effective),
         Task::Diff(flags, effective) => return Ok(diff(flags, effective)),
         Task::Audit(flags) => return Ok(audit(&flags)),
@@ -214,7 +214,13 @@ fn init_only() {
 }
 
 fn daemon(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
-    start_logging(effective);
+    let log = logging::start(effective.detail, effective.log_format);
+    let result = logged(flags, effective, log.lost());
+    log.end();
+    result
+}
+
+fn logged(flags: &Run, effective: &Effective, lost: impl Fn() -> u64 + Send + 'static) -> anyhow::Result<()> {
     for warning in &effective.warnings {
         warn!(warning, "configuration");
     }
@@ -223,11 +229,11 @@ fn daemon(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     }
     set_oom_score(effective);
     // Two threads: one for the loop, one for whatever else; the work is small and the node belongs to others.
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(run::run(flags, effective))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(run::run(flags, effective, lost));
+    // Whoever is still at work need not finish: the kernel's state is whole after every step.
+    runtime.shutdown_background();
+    result
 }
 
 /// Nobody need act when the default could not be had.
@@ -239,47 +245,5 @@ fn set_oom_score(effective: &Effective) {
             info!(%error, score, "could not set oom_score_adj")
         }
         Err(error) => warn!(%error, score, "could not set oom_score_adj"),
-    }
-}
-
-fn start_logging(effective: &Effective) {
-    let filter = filter(effective.detail);
-    let colour = std::io::stderr().is_terminal();
-    let layer = tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr);
-    match effective.log_format {
-        LogFormat::Text => tracing_subscriber::registry().with(layer.with_filter(filter)).init(),
-        LogFormat::Json => tracing_subscriber::registry().with(layer.json().with_filter(filter)).init(),
-    }
-}
-
-/// The client reports every failed request as an error, though it is tried again; the watches say it better.
-fn filter(detail: Detail) -> Targets {
-    let (level, client) = match detail {
-        Detail::Operator => (LevelFilter::INFO, LevelFilter::OFF),
-        Detail::Debug => (LevelFilter::DEBUG, LevelFilter::OFF),
-        Detail::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
-    };
-    Targets::new().with_default(level).with_target("kube_client", client)
-}
-
-#[cfg(test)]
-mod tests {
-    use sluice::settings::Detail;
-    use tracing::Level;
-
-    use super::filter;
-
-    #[test]
-    fn the_client_speaks_only_where_everything_is_asked_for() {
-        for (detail, level, ours, clients) in [
-            (Detail::Operator, Level::ERROR, true, false),
-            (Detail::Debug, Level::DEBUG, true, false),
-            (Detail::Debug, Level::TRACE, false, false),
-            (Detail::Trace, Level::TRACE, true, true),
-        ] {
-            let filter = filter(detail);
-            assert_eq!(filter.would_enable("sluice", &level), ours, "{detail:?} {level}");
-            assert_eq!(filter.would_enable("kube_client::client", &level), clients, "{detail:?} {level}");
-        }
     }
 }

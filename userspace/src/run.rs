@@ -1,49 +1,66 @@
 //! `sluice run`: puts the parts together.
 
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{interval, timeout};
 use tracing::{error, info, warn};
 
+use crate::backend::counts;
 use crate::backend::dataplane::{self, Choice, Dataplane};
 use crate::backend::ebpf;
 use crate::backend::nft::Marks;
 use crate::config::Run;
-use crate::metrics::Metrics;
+use crate::metrics::{Ledger, Metrics};
 use crate::model::{Cluster, Origin};
 use crate::notify::Notices;
-use crate::reconcile::{Inputs, Outputs, Reconciler, outlet};
+use crate::reconcile::{Inputs, Outputs, Reconciler, Surveyor, outlet};
 use crate::settings::{Effective, print, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
 
-pub use crate::config::client as client_config;
+pub use crate::config::{client as client_config, connect};
 
-/// Runs the daemon until a signal or a change of its configuration ends it. What is installed stays in force.
-pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
+/// How long the end waits for the loop to finish what it is at. A pod is killed thirty seconds after it was asked to end, and the
+/// next daemon can go on from any point.
+const LAST_PASS: Duration = Duration::from_secs(3);
+
+/// How often lost lines of the log are counted.
+const LOST_LINES: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until a signal or a change of its configuration ends it. What is installed stays in force. `lost` tells how
+/// many lines of the log have been lost.
+pub async fn run(
+    flags: &Run,
+    effective: &Effective,
+    lost: impl Fn() -> u64 + Send + 'static,
+) -> anyhow::Result<()> {
     // Before anything slow: a signal from now on is a request to end.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (outlet, inlet) = outlet::pair();
     let metrics = Arc::new(Metrics::new().context("could not make the metrics")?);
     http::start(effective, inlet, &metrics)?;
+    tokio::spawn(count_lost_lines(Arc::clone(&metrics), lost));
     let backend = open(flags, effective)?;
+    follow_counts(flags, &metrics)?;
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
     let (end, shutdown) = oneshot::channel();
-    let listener = serve::listen(&flags.socket.socket)
+    serve::start(&flags.socket.socket, ask, told(flags, effective))
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
-    tokio::spawn(serve::serve(listener, ask, told(flags, effective)));
     let (source, notices) = start_source(flags, effective, changes).await?;
     info!(version = env!("CARGO_PKG_VERSION"), node = effective.node, source, "started");
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };
+    let surveyor = Surveyor::start(flags.pins.path()).context("could not start a thread")?;
     let loop_ = reconciler(flags, effective, backend, source, outputs)
         .telling(outlet)
+        .surveying(surveyor)
         .auditing(flags.audit_interval());
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
@@ -58,7 +75,10 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
     };
     info!("ending; programs and maps stay in force");
     let _ = end.send(());
-    running.await.context("the loop failed while ending")?;
+    match timeout(LAST_PASS, running).await {
+        Ok(ended) => ended.context("the loop failed while ending")?,
+        Err(_) => warn!(waited = ?LAST_PASS, "the loop is busy with the kernel; it is left there"),
+    }
     // It may be gone already, with the directory it was in.
     let _ = std::fs::remove_file(&flags.socket.socket);
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
@@ -66,11 +86,33 @@ pub async fn run(flags: &Run, effective: &Effective) -> anyhow::Result<()> {
 
 /// For whoever asks what this daemon was told.
 fn told(flags: &Run, effective: &Effective) -> serve::Settings {
-    serve::Settings {
-        node: effective.node.clone(),
-        source: flags.source.as_ref().map(|folder| std::path::absolute(folder).unwrap_or(folder.clone())),
-        configuration: print::file(&effective.fields),
+    // Whoever asks may be in another directory.
+    let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let mut configuration = print::file(&effective.fields);
+    if let Some(kubeconfig) = &effective.kubeconfig {
+        configuration["clientConnection"]["kubeconfig"] = whole(kubeconfig).display().to_string().into();
     }
+    serve::Settings { node: effective.node.clone(), source: flags.source.as_ref().map(whole), configuration }
+}
+
+async fn count_lost_lines(metrics: Arc<Metrics>, lost: impl Fn() -> u64) {
+    let mut ticks = interval(LOST_LINES);
+    loop {
+        ticks.tick().await;
+        metrics.log_lines_lost(lost());
+    }
+}
+
+/// How often what is counted for Services is read.
+const COUNTS: Duration = Duration::from_secs(5);
+
+fn follow_counts(flags: &Run, metrics: &Arc<Metrics>) -> anyhow::Result<()> {
+    let (metrics, mut ledger) = (Arc::clone(metrics), Ledger::new(flags.service_metrics as usize));
+    let tell = move |usage: &counts::Usage| {
+        ledger.take(usage);
+        metrics.set_services(&ledger);
+    };
+    counts::follow(flags.pins.path(), COUNTS, tell).context("could not start a thread")
 }
 
 fn reconciler(
@@ -156,7 +198,7 @@ async fn start_source(
     }
     let config = client_config(effective).await?;
     let name = format!("API server {}", config.cluster_url);
-    let (client, node) = (Client::try_from(config)?, effective.node.clone());
+    let (client, node) = (connect(config)?, effective.node.clone());
     let notices = Notices::publish(client.clone(), node.clone());
     tokio::spawn(async move { source::watch::follow(client, &node, changes).await });
     Ok((name, notices))

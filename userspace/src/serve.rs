@@ -1,8 +1,8 @@
 //! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
 //!
-//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `audit` with
-//! where the kernel is not as it should be (`audit fix`: and that is put right), `settings` with what the daemon was told when it
-//! began; what is not understood with an `error`.
+//! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `drain` with
+//! who left the lists of new flows, `audit` with where the kernel is not as it should be (`audit fix`: and that is put right),
+//! `settings` with what the daemon was told when it began; what is not understood with an `error`.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
-use tracing::{debug, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::reconcile::Ask;
 
@@ -57,6 +57,35 @@ pub struct Settings {
     pub configuration: serde_json::Value,
 }
 
+/// Answers from now on. Where the file system has no room for a socket, or takes no file, it is asked again until it has: nodes
+/// have full disks, and traffic is worth more than the tool.
+pub fn start(path: &Path, asks: mpsc::Sender<Ask>, settings: Settings) -> io::Result<()> {
+    match listen(path) {
+        Ok(listener) => drop(tokio::spawn(serve(listener, asks, settings))),
+        Err(error) if lacks_room(&error) => {
+            warn!(%error, socket = %path.display(), "there is no room for the tool's socket; going on without, and trying again");
+            tokio::spawn(start_later(path.to_owned(), asks, settings));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn lacks_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    [StorageFull, QuotaExceeded, ReadOnlyFilesystem].contains(&error.kind())
+}
+
+async fn start_later(path: PathBuf, asks: mpsc::Sender<Ask>, settings: Settings) {
+    while !asks.is_closed() {
+        sleep(PAUSE).await;
+        if let Ok(listener) = listen(&path) {
+            info!(socket = %path.display(), "the tool's socket has room now");
+            return serve(listener, asks, settings).await;
+        }
+    }
+}
+
 /// Answers until the loop has ended.
 pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>, settings: Settings) {
     let settings = Arc::new(settings);
@@ -89,6 +118,7 @@ async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>, settings: &Sett
         "settings" => serde_json::to_string(settings)?,
         "audit" => ask(&asks, |reply| Ask::Audit(false, reply)).await?,
         "audit fix" => ask(&asks, |reply| Ask::Audit(true, reply)).await?,
+        "drain" => ask(&asks, Ask::Drain).await?,
         other => match other.split_once(' ') {
             Some(("explain", question)) => match question.parse() {
                 Ok(question) => ask(&asks, |reply| Ask::Explain(question, reply)).await?,

@@ -57,7 +57,8 @@ fn install(host: &Host) -> Command {
     command
 }
 
-fn places() -> Vec<PathBuf> {
+/// Where Cargo puts what it installs.
+pub(crate) fn places() -> Vec<PathBuf> {
     let root = std::env::var_os("CARGO_INSTALL_ROOT").map(PathBuf::from);
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let user = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));

@@ -4,6 +4,7 @@
 //! and be told what to do.
 
 mod apt;
+mod book;
 mod build;
 mod clippy;
 mod compiler;
@@ -67,6 +68,7 @@ fn act(verb: Verb) -> Result<ExitCode> {
         Verb::Ci { lints_only } => return lints::ci(&place, lints_only),
         Verb::Tidy => tidy::run(&place)?,
         Verb::Deny => licences::run(&place)?,
+        Verb::Book => book::build(&place)?,
         Verb::Bench(arguments) => return handover::bench(&place, &arguments),
         Verb::Fuzz(seconds) => handover::fuzz(&place, seconds)?,
         Verb::Image(profile) => drop(image::make(&place, profile)?),

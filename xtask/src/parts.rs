@@ -1,5 +1,5 @@
-//! The real parts of the cluster tests: etcd, the API server, its controllers, kube-proxy to compare with, and what renders
-//! `deploy/`.
+//! The real parts of the cluster tests: etcd, the API server, its controllers and scheduler, kube-proxy to compare with, what renders
+//! `deploy/`, and the kubectl of our pages.
 //!
 //! `tests/parts/go.mod` names them with their exact versions; nothing of their source is in this tree.
 
@@ -22,11 +22,13 @@ const FLAGS: &str = "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.1 \
     -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37";
 
 /// Binary and package.
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 6] = [
     ("etcd", "go.etcd.io/etcd/server/v3"),
     ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
     ("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+    ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
 ];
 
 /// A build that may still be going on.

@@ -130,8 +130,10 @@ impl Round<'_> {
 
     fn tools_and_programs(&mut self, rings: &[Ring]) -> Result<()> {
         setup::lab(self.place, &self.host)?;
+        if rings.iter().any(|ring| ring.needs_quiet()) {
+            setup::pages(self.place)?;
+        }
         if rings.contains(&Ring::Cluster) {
-            setup::rival(self.place)?;
             setup::runtime(self.place)?;
             // Before the workspace, which then puts the ordinary daemon back in its place.
             self.image = Some(image::make(self.place, Profile::Dev)?);

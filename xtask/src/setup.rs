@@ -21,6 +21,13 @@ const RIVAL: (&str, Package) =
 const RUNTIME: (&str, Package) =
     ("crun", Package { name: "crun", why: "runs the daemon's image as a container, as a cluster would" });
 
+/// What the commands of `docs/` call besides ours.
+const PAGES: [(&str, Package); 3] = [
+    ("jq", Package { name: "jq", why: "commands in docs/ call it, and a test runs them" }),
+    ("curl", Package { name: "curl", why: "commands in docs/ call it, and a test runs them" }),
+    ("man", Package { name: "man-db", why: "commands in docs/ call it, and a test runs them" }),
+];
+
 /// What a person wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -56,7 +63,7 @@ pub(crate) fn all(place: &Place, need: Need) -> Result<()> {
         Need::Demo => lab(place, &host)?,
         Need::Test | Need::Bench => {
             lab(place, &host)?;
-            rival(place)?;
+            pages(place)?;
             runtime(place)?;
             parts::ensure(place)?;
         }
@@ -80,6 +87,12 @@ pub(crate) fn rival(place: &Place) -> Result<()> {
 /// What runs containers.
 pub(crate) fn runtime(place: &Place) -> Result<()> {
     program(place, RUNTIME)
+}
+
+/// What commands in `docs/` call: `nft` too.
+pub(crate) fn pages(place: &Place) -> Result<()> {
+    rival(place)?;
+    PAGES.into_iter().try_for_each(|wanted| program(place, wanted))
 }
 
 fn program(place: &Place, (program, package): (&str, Package)) -> Result<()> {

@@ -16,9 +16,10 @@ cargo xtask VERB
   test [host|kernel|lab|cluster] [FILTER]
                                        one ring, or all four in that order
   ci [--lints]                         formatting, tidy, clippy, deny; then all tests (not with --lints)
+  book                                 docs/ as a book in HTML
   tidy                                 the rules of the house that no compiler holds
   deny                                 licences and sources of the dependencies
-  bench SUITE [--quick] [--json]       measure: connect, packets, coldstart, change, desired, host
+  bench SUITE [--quick] [--json]       measure: connect, packets, coldstart, change, scrape, desired, host
   fuzz [--seconds N]                   hostile packets through the edge's functions on the host (default: a minute)
   demo [--json]                        show the main job on this machine
   help                                 this text";
@@ -40,6 +41,7 @@ pub(crate) enum Verb {
     Ci {
         lints_only: bool,
     },
+    Book,
     Tidy,
     Deny,
     /// Arguments for the bench program.
@@ -66,6 +68,7 @@ impl Verb {
             ("test", words) => test(words),
             ("ci", []) => Ok(Self::Ci { lints_only: false }),
             ("ci", ["--lints"]) => Ok(Self::Ci { lints_only: true }),
+            ("book", []) => Ok(Self::Book),
             ("tidy", []) => Ok(Self::Tidy),
             ("deny", []) => Ok(Self::Deny),
             ("bench", _) => Ok(Self::Bench(rest.to_vec())),
@@ -74,7 +77,7 @@ impl Verb {
                 seconds.parse().with_context(|| format!("`{seconds}` is no number of seconds"))?,
             )),
             ("demo", _) => Ok(Self::Demo(rest.to_vec())),
-            (verb @ ("setup" | "build" | "image" | "ci" | "tidy" | "deny" | "fuzz"), words) => {
+            (verb @ ("setup" | "build" | "image" | "ci" | "book" | "tidy" | "deny" | "fuzz"), words) => {
                 bail!("`{verb}` does not understand `{}`", words.join(" "))
             }
             (verb, _) => bail!("there is no verb `{verb}`"),
@@ -132,6 +135,25 @@ mod tests {
         assert_eq!(parse("fuzz").unwrap(), Verb::Fuzz(60));
         assert_eq!(parse("fuzz --seconds 5").unwrap(), Verb::Fuzz(5));
         assert!(parse("fuzz --seconds few").unwrap_err().to_string().contains("few"));
+    }
+
+    /// Those of the other programs are run; a test that runs itself would not end.
+    #[test]
+    fn what_the_pages_say_of_xtask_is_understood() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let others = ["README.md", "CONTRIBUTING.md", "tests/README.md"].map(|name| root.join(name));
+        let texts = pages.filter(|path| path.is_file()).chain(others).map(std::fs::read_to_string);
+        let texts: Vec<String> = texts.map(Result::unwrap).collect();
+        let typed =
+            texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split_once("cargo xtask "));
+        let mut count = 0;
+        for (_, words) in typed.filter(|(before, _)| before.is_empty() || before.ends_with("= ")) {
+            let words = words.split('#').next().unwrap();
+            parse(words).unwrap_or_else(|error| panic!("cargo xtask {words}: {error:#}"));
+            count += 1;
+        }
+        assert!(count >= 6, "{count}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::spread::quantile;
 
 const SUITE: &str = "change";
 /// Changes of files in one round.
-const BATCH: u32 = 25;
+pub(super) const BATCH: u32 = 25;
 /// Between two changes of files.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Between two changes at the API server: the rival does not act more often than once a second.
@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const GLANCE: Duration = Duration::from_micros(50);
 
 /// A daemon that follows a folder, and how its kernel is watched.
-struct Folder<W> {
-    daemon: Daemon,
+pub(super) struct Folder<W> {
+    pub(super) daemon: Daemon,
     watch: W,
     folder: PathBuf,
 }
@@ -92,7 +92,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     watchers.map_or(Ok(()), |watchers| retire(watchers.daemon))
 }
 
-fn start_folder<W>(
+pub(super) fn start_folder<W>(
     lab: &Lab,
     name: &str,
     count: u32,
@@ -125,7 +125,7 @@ fn endpoints(round: u32) -> u32 {
 }
 
 /// How it is seen that one changed list is in force.
-trait Watch {
+pub(super) trait Watch {
     /// What must be known before the change.
     type Before;
     fn before(&self, address: SocketAddr) -> Result<Self::Before>;
@@ -159,7 +159,7 @@ impl Watch for Commits {
 }
 
 /// Replaces one file, and says how many milliseconds later its list is in force.
-fn change_file<W: Watch>(folder: &Folder<W>, number: u32, round: u32) -> Result<f64> {
+pub(super) fn change_file<W: Watch>(folder: &Folder<W>, number: u32, round: u32) -> Result<f64> {
     let address = shapes::address(number);
     let draft = folder.folder.join(".draft");
     write(&draft, &shapes::file(number, endpoints(round), Format::Json)?)?;

@@ -8,6 +8,7 @@ mod edge;
 pub(crate) mod host;
 mod nftables;
 pub(crate) mod packets;
+pub(crate) mod scrape;
 
 use anyhow::{Result, ensure};
 use lab::{Daemon, Lab};

@@ -18,17 +18,20 @@ pub enum Counter {
     Forgotten = 4,
     /// Left untranslated, for a packet filter to drop: others serve, but not here.
     NoLocalEndpoint = 5,
+    /// Translated, but not counted for its endpoint or service port: there was no room or no memory.
+    Uncounted = 6,
 }
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connected,
         Self::DatagramFlow,
         Self::NoEndpoint,
         Self::Unsettled,
         Self::Forgotten,
         Self::NoLocalEndpoint,
+        Self::Uncounted,
     ];
 
     /// Name for metrics and JSON.
@@ -40,6 +43,7 @@ impl Counter {
             Self::Unsettled => "unsettled",
             Self::Forgotten => "forgotten",
             Self::NoLocalEndpoint => "noLocalEndpoint",
+            Self::Uncounted => "uncounted",
         }
     }
 }

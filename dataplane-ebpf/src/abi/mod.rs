@@ -14,6 +14,7 @@ mod edge;
 mod name;
 mod service;
 mod socket;
+mod traffic;
 
 pub use affinity::{Affinity, AffinityKey, Member, MemberKey};
 pub use backend::{Backend, Endpoint};
@@ -29,10 +30,11 @@ pub use edge::{
 pub use name::{NAME_BYTES, Name};
 pub use service::{DROP, Extent, INSIDE, OUTSIDE, Service, ServiceKey, Slot, SlotKey, State};
 pub use socket::{DATAGRAM_PEERS, Datagrams, Peer};
+pub use traffic::{Holds, Traffic, Uses};
 
 /// Version of every layout and of the meaning of every map. It is part of the pin directory's name, so that a daemon
 /// never reads the maps of another layout by accident, and it is stored in the map [`META`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Map of services: [`ServiceKey`] to [`Service`].
 pub const SERVICES: &str = "SERVICES";
@@ -66,6 +68,12 @@ pub const NODE_NETNS: &str = "NODE_NETNS";
 pub const CONNECTED: &str = "CONNECTED";
 /// Socket storage of sockets that send without connecting: [`Datagrams`].
 pub const DATAGRAMS: &str = "DATAGRAMS";
+/// Map of what became of new connections: service id (`u32`) to [`Traffic`].
+pub const TRAFFIC: &str = "TRAFFIC";
+/// Map of how much endpoints are used: id (`u32`) to [`Uses`].
+pub const USES: &str = "USES";
+/// Socket storage of sockets that count for an endpoint: [`Holds`].
+pub const HOLDS: &str = "HOLDS";
 
 /// Shape of one map, as the kernel reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +91,7 @@ const fn shape<K, V>(name: &'static str) -> MapShape {
 }
 
 /// Every map there is. Loader, dump and tests go through this table.
-pub const MAPS: [MapShape; 12] = [
+pub const MAPS: [MapShape; 15] = [
     shape::<ServiceKey, Service>(SERVICES),
     shape::<u32, State>(STATES),
     shape::<SlotKey, Slot>(SLOTS),
@@ -96,6 +104,9 @@ pub const MAPS: [MapShape; 12] = [
     shape::<i32, Peer>(CONNECTED),
     shape::<i32, Datagrams>(DATAGRAMS),
     shape::<[u8; 16], u32>(NODE_ADDRESSES),
+    shape::<u32, Traffic>(TRAFFIC),
+    shape::<u32, Uses>(USES),
+    shape::<i32, Holds>(HOLDS),
 ];
 
 /// Defines a structure shared with the kernel and proves it: the stated size, no hidden padding, plain fields only.

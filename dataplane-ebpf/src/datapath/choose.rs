@@ -15,10 +15,10 @@ const TRIES: usize = 4;
 pub enum Choice {
     /// No service has this address.
     NotOurs,
-    /// A service has, but nobody can answer.
-    Nobody(Reason),
-    /// A service has, and others serve it, but not here.
-    NobodyHere,
+    /// A service port has, with this id, but nobody can answer.
+    Nobody(u32, Reason),
+    /// A service port has, with this id, and others serve it, but not here.
+    NobodyHere(u32),
     /// This endpoint, with its id.
     Chosen(u32, Backend),
 }
@@ -32,16 +32,18 @@ pub enum Choice {
 /// the one before is emptied only after the address has gone.
 #[inline(always)]
 pub fn choose(socket: &impl Socket, tables: &impl Tables, address: &Endpoint) -> Choice {
+    let mut asked = 0;
     for _ in 0..TRIES {
         let Some((key, service)) = answering(tables, address, socket.protocol()) else {
             return Choice::NotOurs;
         };
+        asked = service.id;
         let way = way(socket, &service);
         let Some(list) = tables.list(service.id, way) else { continue };
         let client = affinity::client(socket, tables, service.id, &list);
         let found = match place(tables, client.as_ref(), &list) {
             Some(index) => resolve(tables, service.id, &list, index),
-            None => Some(Choice::Nobody(Reason::NoEndpoint)),
+            None => Some(Choice::Nobody(service.id, Reason::NoEndpoint)),
         };
         if let Some(choice) = found
             && tables.list(service.id, way) == Some(list)
@@ -53,7 +55,7 @@ pub fn choose(socket: &impl Socket, tables: &impl Tables, address: &Endpoint) ->
             return choice;
         }
     }
-    Choice::Nobody(Reason::Unsettled)
+    Choice::Nobody(asked, Reason::Unsettled)
 }
 
 /// The service that answers at an address: the one that has it for its own, else a node port, where this is an address of
@@ -102,7 +104,7 @@ fn place(tables: &impl Tables, client: Option<&Client>, list: &List) -> Option<u
 fn resolve(tables: &impl Tables, service: u32, list: &List, index: u32) -> Option<Choice> {
     let Slot { backend: id } = tables.slot(&SlotKey { service, generation: list.generation, index })?;
     if id == DROP {
-        return Some(Choice::NobodyHere);
+        return Some(Choice::NobodyHere(service));
     }
     let backend = tables.backend(id)?;
     (backend.service == service).then_some(Choice::Chosen(id, backend))

@@ -7,9 +7,10 @@
 pub mod affinity;
 pub mod choose;
 pub mod edge;
+pub mod holds;
 pub mod socket;
 pub mod tables;
 pub mod verdict;
 
-pub use tables::{List, Socket, Tables, Way};
+pub use tables::{Deed, Holder, List, Socket, Tables, Way};
 pub use verdict::Verdict;

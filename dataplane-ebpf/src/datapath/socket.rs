@@ -1,7 +1,8 @@
 //! The sequences at the cgroup hooks: an address is exchanged at the system call, and no packet is ever touched.
 
 use super::choose::{Choice, answering, choose};
-use super::tables::{Socket, Tables};
+use super::holds;
+use super::tables::{Deed, Socket, Tables};
 use super::verdict::{Reason, Verdict};
 use crate::abi::{Backend, Counter, DATAGRAM_PEERS, Datagrams, Endpoint, Peer};
 
@@ -11,20 +12,24 @@ pub fn connect(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     let service = socket.remote();
     match choose(socket, tables, &service) {
         Choice::NotOurs => {
-            forget_other(socket, &service);
+            forget_other(socket, tables, &service);
             Verdict::NotOurs
         }
-        Choice::Nobody(reason) => refuse(tables, reason),
-        Choice::NobodyHere => {
-            socket.forget_connected();
-            leave(tables)
+        Choice::Nobody(id, reason) => refuse(tables, id, reason),
+        Choice::NobodyHere(id) => {
+            forget(socket, tables);
+            leave(tables, id)
         }
-        Choice::Chosen(backend_id, Backend { endpoint: backend, zero: _, service: _ }) => {
+        Choice::Chosen(backend_id, chosen) => {
+            let Backend { endpoint: backend, zero: _, service: id } = chosen;
             socket.set_remote(&backend);
-            if !socket.remember_connected(&Peer { service, backend, backend_id }) {
+            if socket.remember_connected(&Peer { service, backend, backend_id }) {
+                holds::connected(socket, tables, backend_id, &chosen);
+            } else {
                 tables.count(Counter::Forgotten);
             }
             tables.count(Counter::Connected);
+            tables.tally(id, Deed::Opened);
             Verdict::Translated
         }
     }
@@ -41,15 +46,18 @@ pub fn send(socket: &mut impl Socket, tables: &impl Tables) -> Verdict {
     }
     match choose(socket, tables, &service) {
         Choice::NotOurs => Verdict::NotOurs,
-        Choice::Nobody(reason) => refuse(tables, reason),
-        Choice::NobodyHere => leave(tables),
-        Choice::Chosen(backend_id, Backend { endpoint: backend, zero: _, service: _ }) => {
+        Choice::Nobody(id, reason) => refuse(tables, id, reason),
+        Choice::NobodyHere(id) => leave(tables, id),
+        Choice::Chosen(backend_id, chosen) => {
+            let Backend { endpoint: backend, zero: _, service: id } = chosen;
             socket.set_remote(&backend);
-            match socket.datagrams_mut() {
-                Some(memory) => remember(memory, &Peer { service, backend, backend_id }),
+            let peer = Peer { service, backend, backend_id };
+            match socket.datagrams_mut().map(|memory| remember(memory, &peer)) {
+                Some(place) => holds::sends(socket, tables, place, backend_id, &chosen),
                 None => tables.count(Counter::Forgotten),
             }
             tables.count(Counter::DatagramFlow);
+            tables.tally(id, Deed::Opened);
             Verdict::Translated
         }
     }
@@ -82,7 +90,8 @@ pub fn peer_name(socket: &mut impl Socket) {
 }
 
 #[inline(always)]
-fn refuse(tables: &impl Tables, reason: Reason) -> Verdict {
+fn refuse(tables: &impl Tables, service: u32, reason: Reason) -> Verdict {
+    tables.tally(service, Deed::Refused);
     tables.count(match reason {
         Reason::NoEndpoint => Counter::NoEndpoint,
         Reason::Unsettled => Counter::Unsettled,
@@ -91,7 +100,8 @@ fn refuse(tables: &impl Tables, reason: Reason) -> Verdict {
 }
 
 #[inline(always)]
-fn leave(tables: &impl Tables) -> Verdict {
+fn leave(tables: &impl Tables, service: u32) -> Verdict {
+    tables.tally(service, Deed::Left);
     tables.count(Counter::NoLocalEndpoint);
     Verdict::Left
 }
@@ -100,12 +110,18 @@ fn leave(tables: &impl Tables) -> Verdict {
 /// be the very endpoint it remembers: a program of another layout version, which runs first while a daemon takes over, has
 /// translated the call then and written that down.
 #[inline(always)]
-fn forget_other(socket: &mut impl Socket, to: &Endpoint) {
+fn forget_other(socket: &mut impl Socket, tables: &impl Tables, to: &Endpoint) {
     if let Some(peer) = socket.connected()
         && peer.backend != *to
     {
-        socket.forget_connected();
+        forget(socket, tables);
     }
+}
+
+#[inline(always)]
+fn forget(socket: &mut impl Socket, tables: &impl Tables) {
+    socket.forget_connected();
+    holds::disconnected(socket, tables);
 }
 
 /// The endpoint of a translation that is in force for sends to `service`, if it still serves. A connected socket that
@@ -146,13 +162,13 @@ fn holds(tables: &impl Tables, protocol: u8, peer: &Peer) -> bool {
         .is_some_and(|backend| backend.service == service.id && backend.endpoint == peer.backend)
 }
 
-/// Writes a translation over the one for the same service, else over the oldest.
+/// Writes a translation over the one for the same service, else over the oldest. Returns where it stands.
 #[inline(always)]
-fn remember(memory: &mut Datagrams, peer: &Peer) {
-    for place in &mut memory.peers {
+fn remember(memory: &mut Datagrams, peer: &Peer) -> usize {
+    for (index, place) in memory.peers.iter_mut().enumerate() {
         if place.service == peer.service {
             *place = *peer;
-            return;
+            return index;
         }
     }
     let next = memory.next as usize % DATAGRAM_PEERS;
@@ -160,6 +176,7 @@ fn remember(memory: &mut Datagrams, peer: &Peer) {
         *place = *peer;
     }
     memory.next = (next as u32 + 1) % DATAGRAM_PEERS as u32;
+    next
 }
 
 /// The service that stands for an endpoint in this socket's eyes. Of two that share the endpoint either is as good.

@@ -1,8 +1,8 @@
 //! What the datapath may ask and change. The kernel answers with maps and socket storage, the host with collections.
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Extent, Member, MemberKey, Peer, Service,
-    ServiceKey, Slot, SlotKey, State,
+    Affinity, AffinityKey, Backend, Counter, Datagrams, Endpoint, Extent, Holds, Member, MemberKey, Peer,
+    Service, ServiceKey, Slot, SlotKey, State,
 };
 
 /// How a caller comes, as far as it gets another list.
@@ -39,6 +39,17 @@ impl List {
     }
 }
 
+/// What became of a new connection to a service port, as far as it is counted there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// It got an endpoint.
+    Opened,
+    /// It was refused.
+    Refused,
+    /// It was left alone.
+    Left,
+}
+
 /// The questions the datapath may ask.
 pub trait Tables {
     /// The service behind an address.
@@ -63,10 +74,22 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// Counts an event.
     fn count(&self, counter: Counter);
+    /// Counts what became of a new connection for a service port, by its id; zero: nobody knows which.
+    fn tally(&self, service: u32, deed: Deed);
+    /// Counts one more user of an endpoint, by its id; false if there is no room to.
+    fn raise(&self, id: u32, backend: &Backend) -> bool;
+    /// Counts one less.
+    fn lower(&self, id: u32);
+}
+
+/// A socket, also one that ends.
+pub trait Holder {
+    /// For which endpoints it counts, if it ever did for any.
+    fn holds(&mut self) -> Option<&mut Holds>;
 }
 
 /// The socket a call is made on, and the address the call is about.
-pub trait Socket {
+pub trait Socket: Holder {
     /// IP protocol number.
     fn protocol(&self) -> u8;
     /// Who calls: one number for all callers with the same addresses.
@@ -88,4 +111,6 @@ pub trait Socket {
     fn datagrams(&self) -> Option<&Datagrams>;
     /// The same to write to, made if it is missing; `None` if there is no memory for it.
     fn datagrams_mut(&mut self) -> Option<&mut Datagrams>;
+    /// For which endpoints it counts, made if it is missing; `None` if there is no memory for it.
+    fn holds_mut(&mut self) -> Option<&mut Holds>;
 }

@@ -8,7 +8,7 @@ use dataplane_ebpf::abi::{
 };
 use dataplane_ebpf::datapath::choose::{Choice, choose, pick};
 use dataplane_ebpf::datapath::verdict::Reason;
-use dataplane_ebpf::datapath::{List as Valid, Tables, Way};
+use dataplane_ebpf::datapath::{Deed, List as Valid, Tables, Way};
 use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
@@ -161,9 +161,9 @@ proptest! {
                     prop_assert_eq!(tables.backends.get(&id), Some(&backend));
                     prop_assert!(is_listed(&tables, &service, way, &backend.endpoint));
                 }
-                Choice::Nobody(Reason::NoEndpoint) => prop_assert_eq!(slots, Some(0)),
-                Choice::Nobody(Reason::Unsettled) => prop_assert_ne!(slots, Some(0)),
-                Choice::NobodyHere => prop_assert!(drops(&tables, &service, way)),
+                Choice::Nobody(_, Reason::NoEndpoint) => prop_assert_eq!(slots, Some(0)),
+                Choice::Nobody(_, Reason::Unsettled) => prop_assert_ne!(slots, Some(0)),
+                Choice::NobodyHere(_) => prop_assert!(drops(&tables, &service, way)),
                 Choice::NotOurs => prop_assert!(false, "{to:?} is a service"),
             }
         }
@@ -181,9 +181,9 @@ fn caller() -> HostSocket {
 fn render(choice: Choice) -> String {
     match choice {
         Choice::NotOurs => "not ours".to_owned(),
-        Choice::Nobody(Reason::NoEndpoint) => "no endpoint".to_owned(),
-        Choice::NobodyHere => "nobody here".to_owned(),
-        Choice::Nobody(Reason::Unsettled) => "unsettled".to_owned(),
+        Choice::Nobody(_, Reason::NoEndpoint) => "no endpoint".to_owned(),
+        Choice::NobodyHere(_) => "nobody here".to_owned(),
+        Choice::Nobody(_, Reason::Unsettled) => "unsettled".to_owned(),
         Choice::Chosen(id, _) => id.to_string(),
     }
 }
@@ -263,6 +263,18 @@ impl Tables for Early {
 
     fn count(&self, counter: Counter) {
         self.tables.count(counter);
+    }
+
+    fn tally(&self, service: u32, deed: Deed) {
+        self.tables.tally(service, deed);
+    }
+
+    fn raise(&self, id: u32, backend: &Backend) -> bool {
+        self.tables.raise(id, backend)
+    }
+
+    fn lower(&self, id: u32) {
+        self.tables.lower(id);
     }
 }
 

@@ -3,6 +3,7 @@
 mod affinity;
 mod choose;
 mod endpoint;
+mod holds;
 mod outside;
 mod socket;
 mod world;

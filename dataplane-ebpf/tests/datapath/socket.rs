@@ -1,9 +1,11 @@
 //! The sequences at the hooks: what a program sees that connects, sends, receives and asks for its peer.
 
-use dataplane_ebpf::abi::{Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Peer, Service, ServiceKey};
+use dataplane_ebpf::abi::{
+    Counter, DATAGRAM_PEERS, DROP, Datagrams, Endpoint, Holds, Peer, Service, ServiceKey,
+};
 use dataplane_ebpf::datapath::socket::{connect, peer_name, receive, send};
 use dataplane_ebpf::datapath::verdict::Reason;
-use dataplane_ebpf::datapath::{Socket, Verdict};
+use dataplane_ebpf::datapath::{Holder, Socket, Verdict};
 use dataplane_ebpf::host::{HostSocket, HostTables};
 use proptest::prelude::*;
 
@@ -480,6 +482,12 @@ fn peers(socket: &HostSocket) -> Vec<(Endpoint, Endpoint)> {
 /// A socket for which there is no memory.
 struct Forgetful(Endpoint);
 
+impl Holder for Forgetful {
+    fn holds(&mut self) -> Option<&mut Holds> {
+        None
+    }
+}
+
 impl Socket for Forgetful {
     fn protocol(&self) -> u8 {
         UDP
@@ -516,6 +524,10 @@ impl Socket for Forgetful {
     }
 
     fn datagrams_mut(&mut self) -> Option<&mut Datagrams> {
+        None
+    }
+
+    fn holds_mut(&mut self) -> Option<&mut Holds> {
         None
     }
 }

@@ -3,21 +3,24 @@
 use std::collections::BTreeSet;
 
 use aya::maps::MapInfo;
-use aya::programs::CgroupSockAddr;
+use aya::programs::{CgroupSock, CgroupSockAddr};
 use dataplane_ebpf::abi::MAPS;
 use lab::sandbox::Sandbox;
 
-use crate::rig::{HOOKS, object};
+use crate::rig::{HOOKS, RELEASE, object};
 
 #[test]
 fn every_program_passes_the_verifier() {
     let mut ebpf = object();
     let names: BTreeSet<_> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-    assert_eq!(names, HOOKS.map(str::to_owned).into(), "the programs that the daemon attaches");
-    for (name, program) in ebpf.programs_mut() {
-        let program: &mut CgroupSockAddr = program.try_into().unwrap();
+    let all = HOOKS.into_iter().chain([RELEASE]).map(str::to_owned);
+    assert_eq!(names, all.collect(), "the programs that the daemon attaches");
+    for name in HOOKS {
+        let program: &mut CgroupSockAddr = ebpf.program_mut(name).unwrap().try_into().unwrap();
         program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+    let program: &mut CgroupSock = ebpf.program_mut(RELEASE).unwrap().try_into().unwrap();
+    program.load().unwrap_or_else(|error| panic!("{RELEASE}: {error}"));
 }
 
 #[test]

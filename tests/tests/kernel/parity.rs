@@ -177,10 +177,34 @@ fn an_unconnected_socket_moves_when_its_endpoint_goes() {
     changed.service(1, vip(1, false), UDP, &left);
     let Twin { rig, host, .. } = twin;
     rig.fill(&changed.tables);
+    changed.tables.uses.swap(&builder.tables.uses);
+    changed.tables.traffic.swap(&builder.tables.traffic);
     let mut twin = Twin { rig, tables: &changed.tables, host, is_v6: false };
     let second = twin.send(vip(1, false)).unwrap();
     assert!(left.contains(&second));
     assert_eq!(twin.send(vip(1, false)), Some(second));
+}
+
+#[test]
+fn an_endpoint_is_used_until_its_sockets_are_closed_or_connected_elsewhere() {
+    let tables = one_of_each(false);
+    let mut rig = Rig::new();
+    let used = |rig: &mut Rig| rig.counts().0.values().map(|uses| uses.open).sum::<u64>();
+    Twin::open(&mut rig, &tables, TCP, false).connect(vip(1, false));
+    assert_eq!(used(&mut rig), 1);
+    let mut twin = Twin::open(&mut rig, &tables, UDP, false);
+    assert_eq!(used(twin.rig), 0, "its socket is closed");
+    twin.connect(vip(1, false));
+    twin.connect(vip(3, false));
+    assert_eq!(used(twin.rig), 1, "one socket, one endpoint");
+    twin.connect(pod(9, 9, false));
+    assert_eq!(used(twin.rig), 0, "and none elsewhere");
+    let mut twin = Twin::open(&mut rig, &tables, UDP, false);
+    twin.send(vip(1, false));
+    twin.send(vip(3, false));
+    assert_eq!(used(twin.rig), 2, "datagrams to two services");
+    Twin::open(&mut rig, &tables, UDP, false);
+    assert_eq!(used(&mut rig), 0);
 }
 
 /// A small generator of numbers; the same ones at every run.

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
-use dataplane_ebpf::abi::{self, Affinity, AffinityKey, State};
-use dataplane_ebpf::host::HostTables;
+use dataplane_ebpf::abi::{self, Affinity, AffinityKey, State, Traffic, Uses};
+use dataplane_ebpf::host::{HostSocket, HostTables};
 use lab::cgroup::Cgroup;
 use lab::link::batch;
 use lab::netns::Netns;
@@ -22,6 +22,8 @@ use crate::wire::Wire;
 
 pub(crate) const HOOKS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+/// The hook at a socket's end.
+pub(crate) const RELEASE: &str = "sock_release";
 
 /// Reads the object that the daemon carries.
 pub(crate) fn object() -> Ebpf {
@@ -34,12 +36,17 @@ fn object_on(node: u64) -> Ebpf {
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut loader = EbpfLoader::new();
     let tables = [abi::SERVICES, abi::STATES, abi::SLOTS, abi::MEMBERS, abi::BACKENDS, abi::NAMES];
-    for name in tables.into_iter().chain([abi::AFFINITY, abi::NODE_ADDRESSES]) {
+    for name in tables.into_iter().chain([abi::AFFINITY, abi::NODE_ADDRESSES, abi::TRAFFIC, abi::USES]) {
         loader.map_max_entries(name, 4096);
     }
     loader.override_global(abi::NODE_NETNS, &node, true);
     loader.load(&bytes).expect("the object loads")
 }
+
+/// How much endpoints are used, by id.
+type Users = BTreeMap<u32, Uses>;
+/// What became of new connections, by service id.
+type Traffics = BTreeMap<u32, Traffic>;
 
 /// Programs under which one process makes calls.
 pub(crate) struct Rig {
@@ -49,6 +56,8 @@ pub(crate) struct Rig {
     asked: usize,
     pub(crate) wire: Wire,
     pub(crate) is_node: bool,
+    /// The socket that the caller has open, and what is counted by now, as the host sees both.
+    pub(crate) host: Option<(HostSocket, Users, Traffics)>,
 }
 
 impl Rig {
@@ -61,13 +70,14 @@ impl Rig {
         let cgroup = Arc::new(Cgroup::new().expect("a control group"));
         let (caller, wire, cookie) = caller(&cgroup);
         let ebpf = attached(&cgroup, if is_node { cookie } else { cookie + 1 });
-        Self { ebpf, cgroup, caller, asked: 1, wire, is_node }
+        Self { ebpf, cgroup, caller, asked: 1, wire, is_node, host: None }
     }
 
     /// Lets a process in another namespace make the calls from now on.
     pub(crate) fn move_out(&mut self) {
         (self.caller, self.wire, _) = caller(&self.cgroup);
-        self.asked = 1;
+        (self.asked, self.host) = (1, None);
+        self.forget_counts();
     }
 
     /// Writes the tables of the host into the kernel, whole; what clients got is kept there.
@@ -83,6 +93,8 @@ impl Rig {
             now: _,
             random: _,
             counted: _,
+            traffic: _,
+            uses: _,
         } = tables;
         refill(&mut self.ebpf, abi::SERVICES, services);
         refill(&mut self.ebpf, abi::NODE_ADDRESSES, node_addresses);
@@ -94,9 +106,7 @@ impl Rig {
 
     /// What clients got.
     pub(crate) fn records(&mut self) -> BTreeMap<AffinityKey, Affinity> {
-        let map = self.ebpf.map_mut(abi::AFFINITY).expect("a map of records");
-        let map: HashMap<_, AffinityKey, Affinity> = map.try_into().expect("a hash map");
-        map.iter().collect::<Result<_, _>>().expect("its entries")
+        entries(&mut self.ebpf, abi::AFFINITY)
     }
 
     /// Makes what clients got so many seconds older.
@@ -109,6 +119,17 @@ impl Rig {
     /// Forgets what clients got.
     pub(crate) fn forget_clients(&mut self) {
         refill::<AffinityKey, Affinity>(&mut self.ebpf, abi::AFFINITY, &BTreeMap::new());
+    }
+
+    /// How much endpoints and service ports are used.
+    pub(crate) fn counts(&mut self) -> (Users, Traffics) {
+        (entries(&mut self.ebpf, abi::USES), entries(&mut self.ebpf, abi::TRAFFIC))
+    }
+
+    /// Forgets it.
+    fn forget_counts(&mut self) {
+        refill::<u32, Uses>(&mut self.ebpf, abi::USES, &BTreeMap::new());
+        refill::<u32, Traffic>(&mut self.ebpf, abi::TRAFFIC, &BTreeMap::new());
     }
 
     /// Has the caller do something, and returns its word for the outcome.
@@ -169,7 +190,17 @@ fn attached(cgroup: &Cgroup, node: u64) -> Ebpf {
             .attach(&directory, CgroupAttachMode::Single)
             .unwrap_or_else(|error| panic!("{hook}: {error}"));
     }
+    let program: &mut CgroupSock =
+        ebpf.program_mut(RELEASE).expect("a program").try_into().expect("its type");
+    program.load().unwrap_or_else(|error| panic!("{RELEASE} does not load: {error}"));
+    program.attach(&directory, CgroupAttachMode::Single).expect("the hook takes it");
     ebpf
+}
+
+fn entries<K: aya::Pod + Ord, V: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> BTreeMap<K, V> {
+    let map = ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"));
+    let map: HashMap<_, K, V> = map.try_into().expect("a hash map");
+    map.iter().collect::<Result<_, _>>().expect("its entries")
 }
 
 /// Writes every place of the array: those without a state have an empty list.

@@ -6,7 +6,7 @@ use dataplane_ebpf::abi::{
     Backend, DROP, Endpoint, Extent, INSIDE, Member, MemberKey, OUTSIDE, Service, ServiceKey, Slot, SlotKey,
     State,
 };
-use dataplane_ebpf::datapath::{List, Tables, Verdict, Way, socket};
+use dataplane_ebpf::datapath::{List, Tables, Verdict, Way, holds, socket};
 use dataplane_ebpf::host::{HostSocket, HostTables};
 
 use crate::rig::Rig;
@@ -30,7 +30,33 @@ impl<'a> Twin<'a> {
         assert_eq!(rig.ask(&kind), "ok");
         let host = HostSocket::new(protocol, Endpoint::from(SocketAddr::from(([0, 0, 0, 0], 0))));
         let host = HostSocket { is_node: rig.is_node, ..host };
-        Self { rig, tables, host, is_v6 }
+        let mut twin = Self { rig, tables, host, is_v6 };
+        twin.close_the_one_before();
+        twin
+    }
+
+    /// The caller has one socket at a time.
+    fn close_the_one_before(&mut self) {
+        let Some((mut host, uses, traffic)) = self.rig.host.take() else {
+            self.tables.uses.take();
+            self.tables.traffic.take();
+            return;
+        };
+        self.tables.uses.replace(uses);
+        self.tables.traffic.replace(traffic);
+        holds::release(&mut host, self.tables);
+        self.compare_counts("after the end of a socket");
+    }
+
+    /// What is counted in both worlds.
+    fn compare_counts(&mut self, when: &str) {
+        let (uses, traffic) = self.rig.counts();
+        assert_eq!(
+            (&uses, &traffic),
+            (&*self.tables.uses.borrow(), &*self.tables.traffic.borrow()),
+            "{when}"
+        );
+        self.rig.host = Some((self.host.clone(), uses, traffic));
     }
 
     /// As this socket's family writes it.
@@ -51,6 +77,10 @@ impl<'a> Twin<'a> {
         self.host.remote = to.into();
         self.draw(to, went);
         let verdict = socket::connect(&mut self.host, self.tables);
+        if self.host.protocol == UDP && self.is_v6 && to.is_ipv4() && verdict == Verdict::Left {
+            // The kernel hands such a socket's datagram to IPv4 with the address, as if it were not connected.
+            assert_eq!(socket::send(&mut self.host, self.tables), Verdict::Left);
+        }
         self.compare(to, verdict, &word, went);
         went
     }
@@ -100,7 +130,7 @@ impl<'a> Twin<'a> {
         self.tables.backends.get(backend).map(|backend| backend.endpoint)
     }
 
-    fn compare(&self, to: SocketAddr, verdict: Verdict, word: &str, went: Option<SocketAddr>) {
+    fn compare(&mut self, to: SocketAddr, verdict: Verdict, word: &str, went: Option<SocketAddr>) {
         let host = (!matches!(verdict, Verdict::Refused(_))).then(|| SocketAddr::from(self.host.remote));
         assert_eq!(went, host, "to {to}: {verdict:?} on the host, {word} in the kernel");
         if matches!(verdict, Verdict::Refused(_)) {
@@ -109,6 +139,7 @@ impl<'a> Twin<'a> {
         if matches!(verdict, Verdict::NotOurs | Verdict::Left) {
             assert_eq!(went, Some(to));
         }
+        self.compare_counts(&format!("after a call to {to}"));
     }
 
     pub(crate) fn peername(&mut self, backend: SocketAddr) {

@@ -8,7 +8,7 @@ use lab::{Pace, Protocol};
 use crate::stage::{Stage, WEB4, pods};
 
 /// A Service with so many endpoints, none of which anybody calls.
-fn crowd(count: u16) -> String {
+pub(crate) fn crowd(count: u16) -> String {
     let service = Service::new("crowd", &["10.96.0.99".parse().unwrap()]).port("", "TCP", 80);
     let indices: Vec<_> = (0..count).collect();
     let slices = indices.chunks(100).enumerate().map(|(number, chunk)| {

@@ -100,12 +100,12 @@ fn status_says_whether_a_daemon_runs() {
     assert_eq!(status["daemon"]["synced"], true);
     assert_eq!(status["daemon"]["pid"], daemon.pid());
     let hooks = status["kernel"]["hooks"].as_array().unwrap();
-    assert_eq!(hooks.iter().filter(|hook| hook["attached"] == true).count(), 8, "{hooks:?}");
+    assert_eq!(hooks.iter().filter(|hook| hook["attached"] == true).count(), 9, "{hooks:?}");
     daemon.kill9().unwrap();
     let output = stage.node.sluice(&["status", "-o", "json"]).unwrap();
     assert_eq!(output.status.code(), Some(3));
     let status = stage.node.status().unwrap();
     assert_ne!(status["daemon"]["running"], true);
     let hooks = status["kernel"]["hooks"].as_array().unwrap();
-    assert_eq!(hooks.iter().filter(|hook| hook["attached"] == true).count(), 8, "{hooks:?}");
+    assert_eq!(hooks.iter().filter(|hook| hook["attached"] == true).count(), 9, "{hooks:?}");
 }

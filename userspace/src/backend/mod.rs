@@ -1,6 +1,7 @@
 //! The only door to the kernel.
 
 pub mod conntrack;
+pub mod counts;
 pub mod dataplane;
 pub mod difference;
 pub mod ebpf;
@@ -11,6 +12,7 @@ pub mod held;
 pub mod memory;
 pub mod nft;
 pub mod probe;
+pub mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 

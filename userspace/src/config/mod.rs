@@ -1,8 +1,11 @@
 //! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
 
+mod audit;
 mod client;
+mod connection;
 pub mod edge;
 mod load;
+mod pace;
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,14 +24,16 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
-use crate::inspect::{Output, Show};
+use crate::inspect::top::{Sort, Wish};
+use crate::inspect::{Output, Show, answer};
 use crate::model::ServiceName;
-use crate::serve::Settings;
 use crate::settings::print::Own;
 use crate::settings::value::Value;
-use crate::settings::{Effective, File, Flags, duration, flags};
+use crate::settings::{Effective, Flags, flags};
 
+pub use self::audit::{Audit, Diff};
 pub use self::client::client;
+pub use self::connection::connect;
 pub use self::load::{effective, effective_of};
 
 /// Where bpf file systems are mounted by custom.
@@ -43,9 +48,6 @@ const ALIASES: [(&str, &str); 5] = [
     ("--logging-format", "--log-format"),
 ];
 
-/// Where a configuration is from that no file holds.
-const DAEMON: &str = "the running daemon";
-
 /// Smallest useful tables.
 const SMALLEST: u32 = 16;
 
@@ -53,7 +55,8 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff, audit: there are differences
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff, audit: there are differences;
+     drain --wait: something still drains
   2  wrong usage; diff, audit: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
@@ -80,6 +83,10 @@ enum Verb {
     Backends(Listing),
     /// List the live flows of callers from outside that eBPF serves (--edge), read from the kernel
     Flows(Flows),
+    /// Say who gets no new flows any more and still has some: why, since when, and by which layer; or wait for their end
+    Drain(Drain),
+    /// Show which services get connections at this moment, from clients on this node; at a terminal again and again
+    Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
@@ -123,6 +130,10 @@ pub enum Task {
     Backends(Listing),
     /// List flows.
     Flows(Flows),
+    /// Say what drains.
+    Drain(Drain),
+    /// Show who gets connections.
+    Top(Top),
     /// Show what would be done.
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
@@ -179,8 +190,11 @@ pub struct Run {
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
     /// How often the kernel is looked through for what somebody took away or changed; 0: never by itself
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = interval)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = audit::interval)]
     pub audit_interval: Duration,
+    /// Most service ports with labels of their own in the metrics of connections; all others share theirs
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub service_metrics: u32,
     /// The edge layer.
     #[command(flatten)]
     pub edge: edge::Flags,
@@ -299,40 +313,6 @@ pub struct Plan {
     pub output: PlanForm,
 }
 
-/// Flags of `diff`.
-#[derive(Clone, Debug, Args)]
-pub struct Diff {
-    /// Which objects, and for which node.
-    #[command(flatten)]
-    pub objects: Objects,
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
-    /// Where programs and maps are pinned.
-    #[command(flatten)]
-    pub pins: PinDir,
-    /// Where the daemon answers.
-    #[command(flatten)]
-    pub socket: Socket,
-}
-
-/// Flags of `audit`.
-#[derive(Clone, Debug, Args)]
-pub struct Audit {
-    /// Put right what differs, at once
-    #[arg(long)]
-    pub fix: bool,
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
-    /// Where programs and maps are pinned.
-    #[command(flatten)]
-    pub pins: PinDir,
-    /// Where the daemon answers.
-    #[command(flatten)]
-    pub socket: Socket,
-}
-
 /// Flags of `probe`: those of `run` that decide about the dataplane.
 #[derive(Clone, Debug, Args)]
 pub struct Probe {
@@ -390,6 +370,47 @@ pub struct Flows {
     pub listing: Listing,
 }
 
+/// Flags of `drain`.
+#[derive(Clone, Debug, Args)]
+pub struct Drain {
+    /// Only endpoints of this Service
+    #[arg(value_name = "NAMESPACE/NAME", value_parser = service)]
+    pub service: Option<ServiceName>,
+    /// Wait until nothing drains any more, so many seconds at most (300); exit code 1 if something still does
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "300", value_parser = answer::seconds, conflicts_with = "watch")]
+    pub wait: Option<Duration>,
+    /// How to print, and how often.
+    #[command(flatten)]
+    pub show: Show,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+    /// Where the daemon answers.
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Flags of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Time between two readings, in seconds; the first page comes after it
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = answer::seconds)]
+    pub interval: Duration,
+    /// End after so many pages [default: never]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    /// Which rows come first
+    #[arg(long, value_name = "ORDER", default_value = "new")]
+    pub sort: Sort,
+    /// How to print; at a terminal, tables are live, and keys change their order
+    #[arg(short, long, default_value = "table")]
+    pub output: Output,
+    /// Where programs and maps are pinned.
+    #[command(flatten)]
+    pub pins: PinDir,
+}
+
 /// Flags of `explain`.
 #[derive(Clone, Debug, Args)]
 pub struct Explain {
@@ -406,12 +427,6 @@ pub struct Explain {
     /// Where the daemon answers.
     #[command(flatten)]
     pub socket: Socket,
-}
-
-/// Reads a length of time as kube-proxy's flags have it.
-fn interval(text: &str) -> Result<Duration, String> {
-    let time = duration::Duration::parse(text).and_then(|time| u64::try_from(time.0).ok());
-    time.map(Duration::from_nanos).ok_or_else(|| format!("{text} is not a time like 90s, 5m or 0"))
 }
 
 /// Reads `NAMESPACE/NAME`.
@@ -524,6 +539,8 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
         Verb::Services(flags) => Task::Services(flags),
         Verb::Backends(flags) => Task::Backends(flags),
         Verb::Flows(flags) => Task::Flows(flags),
+        Verb::Drain(flags) => Task::Drain(flags),
+        Verb::Top(flags) => Task::Top(flags),
         Verb::Plan(flags) => {
             let effective = objects(&flags.objects, complaints)?;
             return Ok(Task::Plan(flags, effective));
@@ -712,41 +729,24 @@ fn unfit(from: &str, path: &Path, directory: bool) -> Option<String> {
     }
 }
 
-impl Diff {
-    /// What the running daemon was told counts wherever no flag says otherwise: the source, the node's name, the rest of the
-    /// configuration. Nothing if there is a file.
-    pub fn as_told(&mut self, told: &Settings) -> Option<Result<Box<Effective>, Vec<String>>> {
-        let objects = &mut self.objects;
-        if objects.config.is_some() {
-            return None;
-        }
-        if objects.source.is_none() && objects.kubeconfig.is_none() {
-            objects.source.clone_from(&told.source);
-        }
-        let node = objects.node.clone().filter(|name| !name.is_empty()).unwrap_or(told.node.clone());
-        let flags = [("hostname-override", Value::Text(node))].into();
-        let file = File { path: DAEMON.into(), bytes: told.configuration.to_string().into_bytes() };
-        Some(effective_of(&file, &flags).map(|mut settled| {
-            settled.kubeconfig = objects.kubeconfig.clone().or(settled.kubeconfig);
-            Box::new(settled)
-        }))
-    }
-}
-
 impl Run {
     /// Room in new maps.
     pub fn capacity(&self) -> Capacity {
         Capacity { services: self.services_capacity, slots: self.slots_capacity }
     }
 
-    /// How often the kernel is looked through, if at all.
-    pub fn audit_interval(&self) -> Option<Duration> {
-        Some(self.audit_interval).filter(|every| !every.is_zero())
-    }
-
     /// The cgroup to serve: the one given, or the root of the v2 tree.
     pub fn cgroup(&self) -> Option<PathBuf> {
         cgroup(self.cgroup.as_ref())
+    }
+}
+
+impl Top {
+    /// What was asked for.
+    pub fn wish(&self) -> Wish {
+        let Self { interval, iterations, sort, output, pins } = self;
+        let (interval, iterations, sort, output) = (*interval, *iterations, *sort, *output);
+        Wish { pin_dir: pins.path(), interval, iterations, sort, output }
     }
 }
 
@@ -791,5 +791,7 @@ fn mount_point(mounts: &str, kind: &str) -> Option<PathBuf> {
     })
 }
 
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests;

@@ -200,6 +200,21 @@ fn a_good_command_line_has_no_complaints() {
 }
 
 #[test]
+fn whoever_waits_says_for_how_long_and_does_not_watch() {
+    let wait = |line: &str| match read(line) {
+        Ok(Task::Drain(flags)) => Some((flags.service.is_some(), flags.wait.map(|wait| wait.as_millis()))),
+        _ => None,
+    };
+    assert_eq!(wait("drain"), Some((false, None)));
+    assert_eq!(wait("drain default/web --wait -o json"), Some((true, Some(300_000))));
+    assert_eq!(wait("drain --wait=0.5 --watch=1"), None);
+    assert_eq!(wait("drain --wait=0.5"), Some((false, Some(500))));
+    for wrong in ["drain --wait=0", "drain --wait=x", "drain web", "drain --wait --watch"] {
+        assert_eq!(wait(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn each_deed_instead_of_running_has_its_flag() {
     let deed = |line: &str| match read(line) {
         Ok(Task::Run(..)) => "run",
@@ -214,6 +229,8 @@ fn each_deed_instead_of_running_has_its_flag() {
             | Task::Backends(_)
             | Task::Flows(_)
             | Task::Audit(_)
+            | Task::Drain(_)
+            | Task::Top(_)
             | Task::Probe(_)
             | Task::Explain(_),
         ) => "show",

@@ -65,7 +65,19 @@ pub struct Chosen {
 /// What all slices of a Service say about one port, sorted by address, each once. The order of the slices does not
 /// matter.
 pub fn candidates<'a>(slices: impl Iterator<Item = &'a Slice>, id: &ServicePortName) -> Vec<Candidate<'a>> {
-    let mut all = stated(slices, id);
+    each_once(stated(slices, id))
+}
+
+/// The same of some addresses only, which are sorted.
+pub fn candidates_at<'a>(
+    slices: impl Iterator<Item = &'a Slice>,
+    id: &ServicePortName,
+    addresses: &[SocketAddr],
+) -> Vec<Candidate<'a>> {
+    each_once(gather(slices, id, |address| addresses.binary_search(&address).is_ok()))
+}
+
+fn each_once(mut all: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     all.sort_unstable_by(|a, b| a.address.cmp(&b.address).then_with(|| rank(b).cmp(&rank(a))));
     all.dedup_by(|later, first| later.address == first.address);
     all
@@ -73,11 +85,20 @@ pub fn candidates<'a>(slices: impl Iterator<Item = &'a Slice>, id: &ServicePortN
 
 /// The same before duplicates are taken out, in the order of the slices.
 pub fn stated<'a>(slices: impl Iterator<Item = &'a Slice>, id: &ServicePortName) -> Vec<Candidate<'a>> {
+    gather(slices, id, |_| true)
+}
+
+fn gather<'a>(
+    slices: impl Iterator<Item = &'a Slice>,
+    id: &ServicePortName,
+    is_wanted: impl Fn(SocketAddr) -> bool,
+) -> Vec<Candidate<'a>> {
     let mut all = Vec::new();
     for Slice { name: slice, service: _, ports, endpoints, triggered: _ } in slices {
         for port in ports.iter().filter(|port| belongs(port, id)) {
             let ours = endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == id.family);
-            all.extend(ours.map(|endpoint| candidate(endpoint, port, slice)));
+            let all_ours = ours.map(|endpoint| candidate(endpoint, port, slice));
+            all.extend(all_ours.filter(|one| is_wanted(one.address)));
         }
     }
     all

@@ -9,6 +9,7 @@
 
 pub mod claims;
 pub mod context;
+mod departed;
 pub mod endpoints;
 pub mod explain;
 mod frontends;
@@ -29,6 +30,7 @@ use self::endpoints::{Candidate, Chosen, Needs};
 use self::routes::{Lists, Sources};
 
 pub use context::{Context, FamilyContext, NodePorts, Pods};
+pub use departed::Departed;
 pub use port::{Action, Caller, Endpoint, Frontend, List, Masquerade, Routes, ServicePort, Uses};
 pub use settings::{Detector, NodePortAddress, Settings};
 pub use unreached::Unreached;
@@ -73,6 +75,8 @@ pub struct Desired {
     claims: Claims,
     /// Services between which an address has moved since somebody asked.
     contended: BTreeSet<ServiceName>,
+    /// Who has left lists of new flows since somebody asked.
+    departed: Vec<Departed>,
 }
 
 impl PortId {
@@ -108,6 +112,11 @@ impl Desired {
     /// should be carried out together.
     pub fn contended(&mut self) -> BTreeSet<ServiceName> {
         std::mem::take(&mut self.contended)
+    }
+
+    /// Who has left lists of new flows since the last call, in the order in which it happened.
+    pub fn departed(&mut self) -> Vec<Departed> {
+        std::mem::take(&mut self.departed)
     }
 
     /// Addresses that Services ask for and do not get.
@@ -154,6 +163,9 @@ impl Desired {
     }
 
     fn put(&mut self, name: &ServiceName, outcome: Outcome) -> bool {
+        if let Some(before) = self.services.get(name) {
+            self.departed.extend(departed::between(name, &before.ports, &outcome.ports));
+        }
         if outcome == Outcome::default() {
             return self.services.remove(name).is_some();
         }

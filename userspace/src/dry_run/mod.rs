@@ -14,7 +14,6 @@ use std::net::IpAddr;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use kube::Client;
 
 use self::document::Document;
 use self::draw::View;
@@ -112,7 +111,7 @@ fn node(question: &Question, cluster: &Cluster) -> Option<Node> {
 pub async fn fetch(effective: &Effective) -> anyhow::Result<Vec<Change>> {
     let config = run::client_config(effective).await?;
     let server = config.cluster_url.clone();
-    let client = Client::try_from(config)?;
+    let client = run::connect(config)?;
     let listing = source::watch::once(client, &effective.node).await;
     listing.with_context(|| format!("could not read the objects of the API server {server}"))
 }

@@ -22,6 +22,16 @@ pub enum Output {
     Yaml,
 }
 
+impl Output {
+    /// Whether people read it.
+    pub(super) const fn is_for_people(self) -> bool {
+        match self {
+            Self::Table | Self::Wide => true,
+            Self::Json | Self::Yaml => false,
+        }
+    }
+}
+
 /// How to print, and how often.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Show {
@@ -35,7 +45,7 @@ pub struct Show {
 }
 
 /// Reads a number of seconds, with a fraction if need be.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.parse::<f64>().ok().filter(|number| (0.1..=86_400.0).contains(number));
     number
         .map(Duration::from_secs_f64)
@@ -75,6 +85,16 @@ pub fn present<A: Answer>(show: &Show, mut look: impl FnMut() -> anyhow::Result<
             }
         }
     })
+}
+
+/// Prints what comes again; whether anybody reads on.
+pub(super) fn again(answer: &impl Answer, output: Output) -> anyhow::Result<bool> {
+    let outcome = write(&page(answer, output, true)?);
+    if outcome.as_ref().is_err_and(is_enough) {
+        return Ok(false);
+    }
+    outcome?;
+    Ok(true)
 }
 
 /// One printing. Of those that come again each is told from the next: by a cleared screen, an empty line, a line of its own

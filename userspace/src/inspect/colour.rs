@@ -7,7 +7,7 @@ const YELLOW: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
 
 /// Words that stand out wherever they stand.
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 12] = [
     ("NOT", RED),
     ("NO", RED),
     ("ALARM", RED),
@@ -15,6 +15,7 @@ const WORDS: [(&str, &str); 11] = [
     ("reject", YELLOW),
     ("drop", YELLOW),
     ("kept", YELLOW),
+    ("left", YELLOW),
     ("unknown", YELLOW),
     ("active", GREEN),
     ("established", GREEN),

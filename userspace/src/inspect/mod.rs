@@ -8,6 +8,7 @@ pub mod cleanup;
 mod colour;
 mod daemon;
 pub mod diff;
+pub mod drain;
 pub mod explain;
 pub mod flows;
 pub mod manual;
@@ -15,5 +16,6 @@ pub mod probe;
 pub mod services;
 pub mod status;
 pub(crate) mod table;
+pub mod top;
 
 pub use self::answer::{Answer, Output, Show, present, print};

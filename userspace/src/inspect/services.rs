@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::table::table;
 use super::{Answer, Show, advice, present};
+use crate::backend::counts::{self, EndpointUse, Tally, Usage};
 use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
 use crate::backend::nft::{self, Described};
+use crate::backend::survey::List;
+use crate::drain::Asked;
 use crate::model::{Family, Protocol, ServiceName, ServicePortName};
 
 /// One service port, as printed.
@@ -28,6 +32,9 @@ struct ServiceRow {
     generation: u32,
     id: u32,
     dataplanes: Vec<&'static str>,
+    /// Where a layer counts.
+    #[serde(flatten)]
+    counts: Option<Tally>,
 }
 
 /// What names a service port.
@@ -50,6 +57,10 @@ struct BackendRow {
     endpoint: String,
     state: &'static str,
     id: u32,
+    /// Where a layer counts.
+    opened: Option<u64>,
+    /// Where their end is seen.
+    open: Option<u64>,
 }
 
 /// A list, and what to say where nothing is installed at all.
@@ -77,7 +88,9 @@ impl<T> Rows<T> {
 pub fn services(pin_dir: &Path, show: &Show) -> anyhow::Result<()> {
     let rows = || {
         let installed = installed(pin_dir)?;
-        Ok(Rows::of(pin_dir, installed.iter().map(|(name, both)| service_row(name, both)).collect()))
+        let usage = usage(pin_dir);
+        let row = |(name, both): (&ServicePortName, &Both)| service_row(name, both, usage.as_ref());
+        Ok(Rows::of(pin_dir, installed.iter().map(row).collect()))
     };
     present(show, rows).map(drop)
 }
@@ -86,13 +99,18 @@ pub fn services(pin_dir: &Path, show: &Show) -> anyhow::Result<()> {
 pub fn backends(pin_dir: &Path, show: &Show) -> anyhow::Result<()> {
     let rows = || {
         let installed = installed(pin_dir)?;
-        Ok(Rows::of(pin_dir, installed.iter().flat_map(|(name, both)| backend_rows(name, both)).collect()))
+        let usage = usage(pin_dir);
+        let rows = |(name, both): (&ServicePortName, &Both)| backend_rows(name, both, usage.as_ref());
+        Ok(Rows::of(pin_dir, installed.iter().flat_map(rows).collect()))
     };
     present(show, rows).map(drop)
 }
 
 const SERVICES: [&str; 9] =
     ["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ADDRESS", "VERDICT", "ENDPOINTS", "AFFINITY", "DATAPLANE"];
+
+const SERVICES_MORE: [&str; 8] =
+    ["FAMILY", "SOCKET", "GENERATION", "ID", "CONNECTIONS", "REFUSED", "DROPPED", "OPEN"];
 
 impl Answer for Rows<ServiceRow> {
     fn text(&self, wide: bool) -> String {
@@ -107,6 +125,7 @@ impl Answer for Rows<ServiceRow> {
                 generation,
                 id,
                 dataplanes,
+                counts,
             } = row;
             let affinity = affinity_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds}s"));
             let mut cells = port_cells(port);
@@ -114,10 +133,10 @@ impl Answer for Rows<ServiceRow> {
             cells.push(dataplanes.join("+"));
             let at_socket = if at_socket.is_empty() { "-".to_owned() } else { at_socket.join(",") };
             let more = [port.family.to_owned(), at_socket, generation.to_string(), id.to_string()];
-            cells.extend(more.into_iter().filter(|_| wide));
+            cells.extend(more.into_iter().chain(count_cells(*counts)).filter(|_| wide));
             cells
         };
-        let more: &[&str] = if wide { &["FAMILY", "SOCKET", "GENERATION", "ID"] } else { &[] };
+        let more: &[&str] = if wide { &SERVICES_MORE } else { &[] };
         self.table(&[&SERVICES, more].concat(), cells)
     }
 }
@@ -125,19 +144,34 @@ impl Answer for Rows<ServiceRow> {
 impl Answer for Rows<BackendRow> {
     fn text(&self, wide: bool) -> String {
         let cells = |row: &BackendRow| {
-            let BackendRow { port, endpoint, state, id } = row;
+            let BackendRow { port, endpoint, state, id, opened, open } = row;
             let mut cells = port_cells(port);
             cells.extend([endpoint.clone(), (*state).to_owned()]);
-            let more = [port.family.to_owned(), id.to_string()];
+            let more = [port.family.to_owned(), id.to_string(), known(*opened), known(*open)];
             cells.extend(more.into_iter().filter(|_| wide));
             cells
         };
-        let more: &[&str] = if wide { &["FAMILY", "ID"] } else { &[] };
+        let more: &[&str] = if wide { &["FAMILY", "ID", "OPENED", "OPEN"] } else { &[] };
         self.table(
             &[&["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "ENDPOINT", "STATE"], more].concat(),
             cells,
         )
     }
+}
+
+fn count_cells(counts: Option<Tally>) -> [String; 4] {
+    let Some(Tally { connections, refused, dropped, open }) = counts else { return [None; 4].map(known) };
+    [Some(connections), Some(refused), Some(dropped), open].map(known)
+}
+
+/// A number, where somebody knows it.
+fn known(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+/// Who may not read the counts sees the rest.
+fn usage(pin_dir: &Path) -> Option<Usage> {
+    counts::read(pin_dir).unwrap_or_default()
 }
 
 fn port_row(name: &ServicePortName) -> PortRow {
@@ -176,7 +210,7 @@ pub(super) fn addresses_of(
 ) -> anyhow::Result<Vec<SocketAddr>> {
     let mut found = BTreeSet::new();
     for (name, both) in installed(pin_dir)? {
-        let all = service_row(&name, &both).addresses;
+        let all = service_row(&name, &both, None).addresses;
         let has_number = || all.iter().any(|address| address.rsplit(':').next() == Some(port));
         if name.service != *service || name.protocol != protocol || !(*name.port == *port || has_number()) {
             continue;
@@ -193,6 +227,29 @@ pub(super) fn addresses_of(
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Who gets new flows of each service port, and who only keeps what it has, as far as the kernel tells.
+pub(super) fn lists(pin_dir: &Path) -> anyhow::Result<BTreeMap<ServicePortName, (List, Vec<SocketAddr>)>> {
+    let list = |(name, both): (ServicePortName, Both)| {
+        let summary = both.ebpf.as_ref().map(describe);
+        let mut used: BTreeSet<SocketAddr> = both.nft.iter().flat_map(|nft| nft.endpoints.clone()).collect();
+        used.extend(summary.iter().flat_map(|summary| &summary.active));
+        let kept = summary.map(|summary| summary.kept).unwrap_or_default();
+        let kept = kept.into_iter().filter(|endpoint| !used.contains(endpoint)).collect();
+        let asked = Arc::new(asked(&service_row(&name, &both, None).addresses));
+        (name, (List { used, asked }, kept))
+    };
+    Ok(installed(pin_dir)?.into_iter().map(list).collect())
+}
+
+/// From addresses as they are printed.
+fn asked(all: &[String]) -> Asked {
+    let node_port = |text: &String| text.strip_prefix("*:")?.parse().ok();
+    Asked {
+        addresses: all.iter().filter_map(|text| text.parse().ok()).collect(),
+        node_port: all.iter().find_map(node_port),
+    }
 }
 
 /// Whoever may not read the packet filter sees what eBPF has, and the other way round.
@@ -224,7 +281,7 @@ fn installed(pin_dir: &Path) -> anyhow::Result<BTreeMap<ServicePortName, Both>> 
 }
 
 /// eBPF has the clients that connect here, so it is asked first; addresses are those of both.
-fn service_row(name: &ServicePortName, both: &Both) -> ServiceRow {
+fn service_row(name: &ServicePortName, both: &Both, usage: Option<&Usage>) -> ServiceRow {
     let Both { ebpf, nft } = both;
     let summary = ebpf.as_ref().map(describe);
     let mut addresses: BTreeSet<String> = nft.iter().flat_map(|nft| nft.addresses.clone()).collect();
@@ -244,10 +301,11 @@ fn service_row(name: &ServicePortName, both: &Both) -> ServiceRow {
         generation: ebpf.as_ref().map_or(0, |entries| entries.state.generation),
         id: ebpf.as_ref().map_or(0, |entries| entries.id),
         dataplanes: ebpf.iter().map(|_| "ebpf").chain(nft.iter().map(|_| "nftables")).collect(),
+        counts: usage.filter(|_| ebpf.is_some()).map(|usage| usage.of(name)),
     }
 }
 
-fn backend_rows(name: &ServicePortName, both: &Both) -> Vec<BackendRow> {
+fn backend_rows(name: &ServicePortName, both: &Both, usage: Option<&Usage>) -> Vec<BackendRow> {
     let Both { ebpf, nft } = both;
     let Some(entries) = ebpf else {
         let row = |endpoint: &SocketAddr| BackendRow {
@@ -255,6 +313,8 @@ fn backend_rows(name: &ServicePortName, both: &Both) -> Vec<BackendRow> {
             endpoint: endpoint.to_string(),
             state: "active",
             id: 0,
+            opened: None,
+            open: None,
         };
         return nft.iter().flat_map(|nft| &nft.endpoints).map(row).collect();
     };
@@ -262,9 +322,34 @@ fn backend_rows(name: &ServicePortName, both: &Both) -> Vec<BackendRow> {
     let row = |(id, backend): &(u32, dataplane_ebpf::abi::Backend)| {
         let address = backend.endpoint.into();
         let state = if active.contains(&address) { "active" } else { "kept" };
-        BackendRow { port: port_row(name), endpoint: address.to_string(), state, id: *id }
+        backend_row(name, (*id, address), state, usage)
     };
     let mut rows: Vec<BackendRow> = entries.backends.iter().map(row).collect();
+    rows.extend(left(name, entries, usage));
     rows.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
     rows
+}
+
+fn backend_row(
+    name: &ServicePortName,
+    (id, address): (u32, SocketAddr),
+    state: &'static str,
+    usage: Option<&Usage>,
+) -> BackendRow {
+    let found = usage.map(|usage| {
+        let one = usage.endpoints(name).iter().find(|endpoint| endpoint.id == id);
+        one.map_or((0, usage.open(0)), |endpoint| (endpoint.opened, endpoint.open))
+    });
+    let (opened, open) = (found.map(|(opened, _)| opened), found.and_then(|(_, open)| open));
+    BackendRow { port: port_row(name), endpoint: address.to_string(), state, id, opened, open }
+}
+
+/// Endpoints that have left, and that sockets still have.
+fn left(name: &ServicePortName, entries: &Entries, usage: Option<&Usage>) -> Vec<BackendRow> {
+    let used = usage.map_or(&[][..], |usage| usage.endpoints(name));
+    let is_left = |one: &&EndpointUse| {
+        one.open.is_some_and(|open| open > 0) && entries.backends.iter().all(|(id, _)| *id != one.id)
+    };
+    let row = |one: &EndpointUse| backend_row(name, (one.id, one.address), "left", usage);
+    used.iter().filter(is_left).map(row).collect()
 }

@@ -51,6 +51,18 @@ pub struct DaemonStatus {
     pub passes: u64,
     /// How long the last change took from its arrival until it was in force, in milliseconds.
     pub last_change_millis: Option<f64>,
+    /// Endpoints that get no new flows and have some.
+    #[serde(default)]
+    pub draining: Draining,
+}
+
+/// Endpoints that are known to drain, as counted within the last seconds; `sluice drain` says more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// How many.
+    pub endpoints: usize,
+    /// Flows that they have, as far as layers can tell.
+    pub flows: u64,
 }
 
 /// Prints the status. False if no daemon answers, or it is not synced.
@@ -108,8 +120,14 @@ fn daemon_text(daemon: &DaemonStatus) -> String {
          source    {source}\n\
          state     {state}\n\
          objects   {} services, {} slices, {} endpoints\n\
-         changes   {} passes, the last took {took}\n",
-        daemon.services, daemon.slices, daemon.endpoints, daemon.passes
+         changes   {} passes, the last took {took}\n\
+         draining  {} endpoints, {} flows\n",
+        daemon.services,
+        daemon.slices,
+        daemon.endpoints,
+        daemon.passes,
+        daemon.draining.endpoints,
+        daemon.draining.flows
     )
 }
 

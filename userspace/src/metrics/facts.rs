@@ -5,6 +5,7 @@
 use super::family::Family;
 use crate::backend::{Report, edge};
 use crate::desired::Unreached;
+use crate::drain::{Layer, Numbers};
 use crate::model::{Counts, Family as IpFamily, Kind};
 
 /// The state of things at one moment, as the loop saw it.
@@ -18,6 +19,8 @@ pub struct Facts {
     pub problems: usize,
     /// Service ports whose Local policy finds no endpoint here, while there are others.
     pub unreached: Unreached,
+    /// Endpoints that left and still have flows.
+    pub draining: Numbers,
     /// What the kernel has.
     pub kernel: Report,
 }
@@ -33,8 +36,51 @@ pub(super) fn families(facts: &Facts) -> Vec<Family> {
         listed(&facts.listed),
         unreached(&facts.unreached),
     ];
+    all.extend(draining(&facts.draining));
     all.extend(kernel(&facts.kernel));
     all
+}
+
+fn draining(numbers: &Numbers) -> [Family; 4] {
+    let Numbers { endpoints, flows: _, by_layer, drained, most } = numbers;
+    let layers = Family::gauge(
+        "sluice_draining_flows",
+        "Flows of endpoints that get no new ones, by layer; a layer that cannot tell is missing.",
+    );
+    let layers = by_layer
+        .iter()
+        .fold(layers, |family, (layer, flows)| family.with([("layer", layer.as_str())], *flows as f64));
+    let named = Family::gauge(
+        "sluice_draining_endpoint_flows",
+        "The same by endpoint, for the hundred that have the most.",
+    );
+    let named = most.iter().fold(named, |family, one| {
+        let service = one.port.to_string();
+        let endpoint = one.endpoint.to_string();
+        one.by_layer.iter().fold(family, |family, (layer, flows): (&Layer, &u64)| {
+            let labels = [
+                ("service", service.as_str()),
+                ("protocol", one.port.protocol.as_str()),
+                ("endpoint", &endpoint),
+                ("layer", layer.as_str()),
+            ];
+            family.with(labels, *flows as f64)
+        })
+    });
+    [
+        Family::gauge(
+            "sluice_draining_endpoints",
+            "Endpoints that get no new flows and are known to have some.",
+        )
+        .of(count(*endpoints)),
+        Family::counter(
+            "sluice_drained_endpoints_total",
+            "Endpoints that left and of whose flows no layer knows any more.",
+        )
+        .of(*drained as f64),
+        layers,
+        named,
+    ]
 }
 
 fn objects(counts: &Counts) -> Family {

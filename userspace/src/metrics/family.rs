@@ -43,6 +43,11 @@ impl Family {
         self
     }
 
+    /// Whether it has no sample.
+    pub(super) fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
     /// As the library writes it. Names are not checked there, so a test does.
     pub(super) fn into_proto(self) -> proto::MetricFamily {
         let Self { name, help, kind, samples } = self;

@@ -5,6 +5,7 @@
 
 mod facts;
 mod family;
+mod services;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use prometheus::{
 
 pub use self::facts::Facts;
 use self::facts::{families, ip_family};
+pub use self::services::Ledger;
 use crate::backend::difference;
 use crate::backend::findings::Findings;
 use crate::model::{Change, Family, Kind};
@@ -44,14 +46,15 @@ pub struct Pass {
 pub struct Metrics {
     registry: Registry,
     facts: std::sync::Arc<Mutex<Facts>>,
+    services: Shown,
     sync: HistogramVec,
     full: HistogramVec,
     partial: HistogramVec,
     synced_at: GaugeVec,
     queued_at: GaugeVec,
     programming: HistogramVec,
-    services: IntCounter,
-    slices: IntCounter,
+    service_changes: IntCounter,
+    slice_changes: IntCounter,
     services_pending: Gauge,
     slices_pending: Gauge,
     failures: IntCounterVec,
@@ -64,6 +67,7 @@ pub struct Metrics {
     drift_found: IntCounterVec,
     drift_healed: IntCounterVec,
     rounds: IntCounter,
+    log_lines_lost: IntCounter,
 }
 
 /// By family, as kube-proxy has it; one pass here serves both.
@@ -91,7 +95,10 @@ impl Metrics {
         let registry = Registry::new();
         let maker = Maker(&registry);
         let facts = std::sync::Arc::new(Mutex::new(Facts::default()));
-        registry.register(Box::new(Snapshot(std::sync::Arc::clone(&facts))))?;
+        let shown = Shown::default();
+        let snapshot =
+            Snapshot { facts: std::sync::Arc::clone(&facts), services: std::sync::Arc::clone(&shown) };
+        registry.register(Box::new(snapshot))?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
         let drift = |name, help| {
@@ -120,8 +127,8 @@ impl Metrics {
                 PROGRAMMING,
                 programming_buckets(),
             )?,
-            services: maker.counter("kubeproxy_sync_proxy_rules_service_changes_total", SERVICES)?,
-            slices: maker.counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", SLICES)?,
+            service_changes: maker.counter("kubeproxy_sync_proxy_rules_service_changes_total", SERVICES)?,
+            slice_changes: maker.counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", SLICES)?,
             services_pending: maker
                 .gauge("kubeproxy_sync_proxy_rules_service_changes_pending", SERVICES_PENDING)?,
             slices_pending: maker
@@ -140,9 +147,16 @@ impl Metrics {
             drift_found: drift("sluice_drift_found_total", DRIFT_FOUND)?,
             drift_healed: drift("sluice_drift_healed_total", DRIFT_HEALED)?,
             rounds: maker.counter("sluice_audit_rounds_total", ROUNDS)?,
+            log_lines_lost: maker.counter("sluice_log_lines_lost_total", LOG_LINES_LOST)?,
             registry,
             facts,
+            services: shown,
         })
+    }
+
+    /// So many lines of the log have been lost until now.
+    pub fn log_lines_lost(&self, until_now: u64) {
+        self.log_lines_lost.inc_by(until_now.saturating_sub(self.log_lines_lost.get()));
     }
 
     /// Changes have come, and wait until the kernel has been brought to what they say.
@@ -166,8 +180,8 @@ impl Metrics {
 
     fn waits(&self, kind: Kind) {
         let (seen, pending) = match kind {
-            Kind::Service => (&self.services, &self.services_pending),
-            Kind::EndpointSlice => (&self.slices, &self.slices_pending),
+            Kind::Service => (&self.service_changes, &self.services_pending),
+            Kind::EndpointSlice => (&self.slice_changes, &self.slices_pending),
             Kind::Node | Kind::ServiceCidr => return,
         };
         seen.inc();
@@ -235,6 +249,12 @@ impl Metrics {
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 
+    /// Takes what is counted for service ports.
+    pub fn set_services(&self, ledger: &Ledger) {
+        let families = std::sync::Arc::new(ledger.families());
+        *self.services.lock().unwrap_or_else(PoisonError::into_inner) = families;
+    }
+
     /// Somebody has asked whether all is well, and was answered so.
     pub fn probed(&self, probe: Probe, status: u16) {
         let counters = match probe {
@@ -275,6 +295,7 @@ const LIVEZ: &str = "Answers at /livez, by status.";
 const CHANGE: &str = "Time from a change's arrival until it was in force, in seconds.";
 const WRITTEN: &str = "Entries written to the kernel: map entries, set elements, rules.";
 const REMOVED: &str = "Entries removed from the kernel.";
+const LOG_LINES_LOST: &str = "Lines of the log that nobody has read in time.";
 
 const DRIFT_FOUND: &str =
     "What was found in the kernel otherwise than it should be, though nobody had asked for that.";
@@ -331,8 +352,14 @@ impl Maker<'_> {
     }
 }
 
+/// What was counted for service ports when somebody last said so.
+type Shown = std::sync::Arc<Mutex<std::sync::Arc<Vec<family::Family>>>>;
+
 /// How things stood when somebody last said so.
-struct Snapshot(std::sync::Arc<Mutex<Facts>>);
+struct Snapshot {
+    facts: std::sync::Arc<Mutex<Facts>>,
+    services: Shown,
+}
 
 impl Collector for Snapshot {
     fn desc(&self) -> Vec<&Desc> {
@@ -340,8 +367,11 @@ impl Collector for Snapshot {
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        let facts = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        families(&facts).into_iter().map(family::Family::into_proto).collect()
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let services = std::sync::Arc::clone(&self.services.lock().unwrap_or_else(PoisonError::into_inner));
+        // The library takes no family without a sample.
+        let services = services.iter().filter(|family| !family.is_empty()).cloned();
+        families(&facts).into_iter().chain(services).map(family::Family::into_proto).collect()
     }
 }
 

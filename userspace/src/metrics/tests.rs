@@ -3,12 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::backend::counts::{Layer, PortUse, Tally, Usage};
 use crate::backend::{Report, conntrack, dataplane, ebpf, edge, nft};
 use crate::desired::Unreached;
+use crate::drain::memory::Named;
+use crate::drain::{self, Numbers};
 use crate::model::sample::{apply_service, apply_slice, delete, service, slice};
-use crate::model::{Counts, Kind};
+use crate::model::{Counts, Kind, Protocol, ServiceName, ServicePortName};
 
 const TABLE: &str = include_str!("../../../docs/metrics.md");
+
+/// One endpoint drains, at the edge and in the packet filter; sockets cannot be told.
+fn draining() -> Numbers {
+    let by_layer = [(drain::Layer::Edge, 2), (drain::Layer::Nftables, 1)];
+    let port = ServicePortName {
+        service: ServiceName::new("default", "web"),
+        port: "http".into(),
+        protocol: Protocol::Tcp,
+        family: crate::model::Family::V4,
+    };
+    let named = Named { port, endpoint: "10.1.0.5:80".parse().unwrap(), by_layer: by_layer.into() };
+    Numbers { endpoints: 1, flows: 3, by_layer: by_layer.into(), drained: 4, most: vec![named] }
+}
 
 /// A node on which everything works.
 fn everything() -> Facts {
@@ -52,8 +68,24 @@ fn everything() -> Facts {
         listed: vec![Kind::Service],
         problems: 1,
         unreached: Unreached { internal: [1, 2], external: [3, 4] },
+        draining: draining(),
         kernel: report,
     }
+}
+
+/// Two service ports that somebody has asked for.
+fn used() -> Usage {
+    let port = |name: &str, connections| {
+        let name = ServicePortName {
+            service: ServiceName::new("default", name),
+            port: "http".into(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
+        let tally = Tally { connections, refused: 2, dropped: 3, open: Some(1) };
+        (name, PortUse { layers: [(Layer::Socket, tally)].into(), endpoints: vec![] })
+    };
+    Usage { ports: [port("web", 9), port("api", 4)].into(), sees_ends: true }
 }
 
 /// Everything that a daemon can show.
@@ -77,6 +109,9 @@ fn shown() -> String {
     metrics.probed(Probe::Livez, 200);
     metrics.programmed(Family::V6, Duration::from_secs(4));
     metrics.set(everything());
+    let mut ledger = Ledger::new(1);
+    ledger.take(&used());
+    metrics.set_services(&ledger);
     metrics.text().unwrap()
 }
 
@@ -106,7 +141,24 @@ fn all_that_is_known_is_shown() {
         ("sluice_flows{layer=\"edge\"}", 5.0),
         ("sluice_flows_capacity{layer=\"edge\"}", 50.0),
         ("sluice_conntrack_entries", 5.0),
+        (
+            "sluice_service_connections_total{namespace=\"default\",service=\"web\",port=\"http\",layer=\"socket\"}",
+            9.0,
+        ),
+        (
+            "sluice_service_connections_total{namespace=\"_others\",service=\"_others\",port=\"_others\",layer=\"socket\"}",
+            4.0,
+        ),
+        ("sluice_service_ports_counted{labels=\"shared\"}", 1.0),
         ("sluice_stale_flows_removed_total", 3.0),
+        ("sluice_draining_endpoints", 1.0),
+        ("sluice_drained_endpoints_total", 4.0),
+        ("sluice_draining_flows{layer=\"edge\"}", 2.0),
+        (
+            "sluice_draining_endpoint_flows{service=\"default/web:http\",protocol=\"TCP\",endpoint=\"10.1.0.5:80\",\
+             layer=\"nftables\"}",
+            1.0,
+        ),
         ("sluice_kernel_entries_written_total", 22.0),
         ("kubeproxy_proxy_healthz_total{code=\"503\"}", 1.0),
         ("kubeproxy_proxy_livez_total{code=\"200\"}", 1.0),

@@ -5,6 +5,7 @@
 
 mod audit;
 pub mod outlet;
+mod surveyor;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
@@ -20,15 +21,17 @@ use crate::backend::edge;
 use crate::backend::findings::Audited;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
+use crate::drain::{self, Memory, Told};
 use crate::explain::{self, Question, Reasons};
-use crate::inspect::status::{DaemonStatus, Status};
+use crate::inspect::status::{DaemonStatus, Draining, Status};
 use crate::metrics::{Facts, Metrics, Pass};
 use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::notify::{Notice, Notices, Reason};
 use crate::source::BACKLOG;
 
 use self::audit::{Rounds, detached};
-use self::outlet::{Outlet, Standing};
+use self::outlet::{Moment, Outlet, Standing};
+pub use self::surveyor::Surveyor;
 
 /// How often hooks are looked after and late problems are logged.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -62,6 +65,8 @@ pub enum Ask {
     Explain(Question, oneshot::Sender<Reasons>),
     /// Where the kernel is not as it should be; whether that is put right.
     Audit(bool, oneshot::Sender<Audited>),
+    /// Who left the lists of new flows.
+    Drain(oneshot::Sender<Told>),
 }
 
 /// Everything that can wake the loop.
@@ -110,6 +115,8 @@ pub struct Reconciler<B> {
     pending: BTreeSet<ServiceName>,
     /// Of those, the ones between which an address moves: they are written together, so that it is never without.
     moving: BTreeSet<ServiceName>,
+    /// Services that have come out anew since it was last looked who has left them.
+    recomputed: BTreeSet<ServiceName>,
     /// Whether everything has been in the kernel once.
     synced: bool,
     /// Whether what an earlier daemon left, and nobody names any more, has been taken into account.
@@ -123,6 +130,10 @@ pub struct Reconciler<B> {
     /// Whether connection tracking has hardly room for new flows.
     crowded: bool,
     outlet: Outlet,
+    /// Who left, and may have flows.
+    drain: Memory,
+    /// Counts them; nobody does where nothing was said of it.
+    surveyor: Option<Surveyor>,
     metrics: Arc<Metrics>,
     notices: Notices,
     /// Which dataplane had the traffic at the last look.
@@ -161,6 +172,7 @@ impl<B: Backend> Reconciler<B> {
             unserved: BTreeMap::new(),
             pending: BTreeSet::new(),
             moving: BTreeSet::new(),
+            recomputed: BTreeSet::new(),
             synced: false,
             pruned: false,
             repair: false,
@@ -170,6 +182,8 @@ impl<B: Backend> Reconciler<B> {
             logged: BTreeSet::new(),
             crowded: false,
             outlet: outlet::pair().0,
+            drain: Memory::default(),
+            surveyor: None,
             metrics,
             notices,
             dataplane: None,
@@ -182,6 +196,12 @@ impl<B: Backend> Reconciler<B> {
     #[must_use]
     pub fn telling(self, outlet: Outlet) -> Self {
         Self { outlet, ..self }
+    }
+
+    /// Has the flows of endpoints that left counted.
+    #[must_use]
+    pub fn surveying(self, surveyor: Surveyor) -> Self {
+        Self { surveyor: Some(surveyor), ..self }
     }
 
     /// Runs until told to end. The dataplane stays as it is.
@@ -200,6 +220,7 @@ impl<B: Backend> Reconciler<B> {
                 Event::Audit => self.audit(),
                 Event::Shutdown => return,
             }
+            self.remember();
             self.outlet.end(self.standing());
         }
     }
@@ -212,6 +233,7 @@ impl<B: Backend> Reconciler<B> {
                 drop(reply.send(explain::reasons(&self.cluster, &self.desired, &question)));
             }
             Ask::Audit(heal, reply) => self.audit_for(heal, reply),
+            Ask::Drain(reply) => drop(reply.send(self.drain.told(self.outlet.now().run))),
         }
     }
 
@@ -309,7 +331,17 @@ impl<B: Backend> Reconciler<B> {
         self.moving.extend(self.desired.contended());
         self.note_unserved(&changed);
         self.note_checks(&changed);
+        self.recomputed.extend(changed.iter().cloned());
         self.pending.extend(changed);
+    }
+
+    /// Remembers who has left. Done when the change has been carried out, for it must not wait for this.
+    fn remember(&mut self) {
+        let changed = std::mem::take(&mut self.recomputed);
+        if !changed.is_empty() {
+            let Moment { run, wall } = self.outlet.now();
+            self.drain.follow(&self.cluster, &mut self.desired, &changed, drain::Now { run, wall });
+        }
     }
 
     /// Notes what the backend cannot do, and logs what is new: each thing if there is little of it.
@@ -389,6 +421,7 @@ impl<B: Backend> Reconciler<B> {
             let services = self.cluster.counts().services;
             let note = format!("{services} Services are served; sluice {}", env!("CARGO_PKG_VERSION"));
             self.notices.give(Notice::of_node(false, Reason::Starting, note));
+            self.drain.begin(&self.cluster, &self.desired, self.outlet.now().run);
             info!(
                 services,
                 written = applied.puts,
@@ -433,6 +466,7 @@ impl<B: Backend> Reconciler<B> {
             return self.pass(Instant::now());
         }
         self.backend.tend();
+        self.look_at_drain();
         let report = match self.backend.report() {
             Ok(report) => report,
             Err(error) => {
@@ -451,6 +485,21 @@ impl<B: Backend> Reconciler<B> {
             self.warn_node(Reason::Repaired, format!("somebody detached our programs: {hooks}"));
             self.repair = true;
             self.pass(Instant::now());
+        }
+    }
+
+    /// Takes what has been counted, forgets who has drained, and has the others counted again when it is time.
+    fn look_at_drain(&mut self) {
+        let now = self.outlet.now().run;
+        let Some(surveyor) = &mut self.surveyor else { return };
+        if let Some(survey) = surveyor.take(now) {
+            self.drain.counted(&survey.found, survey.asked, now);
+        }
+        for (port, endpoint) in self.drain.tidy(now) {
+            debug!(%port, %endpoint, "drained: no layer knows of a flow to it any more");
+        }
+        if !self.drain.is_empty() && surveyor.is_due(now) {
+            surveyor.order(self.drain.subjects(), now);
         }
     }
 
@@ -545,8 +594,14 @@ impl<B: Backend> Reconciler<B> {
             listed: Kind::ALL.into_iter().filter(|kind| self.cluster.listed(*kind)).collect(),
             problems: self.logged.len() + self.unserved.values().map(BTreeSet::len).sum::<usize>(),
             unreached: self.desired.unreached(),
+            draining: self.drain.numbers(),
             kernel,
         }
+    }
+
+    fn draining(&self) -> Draining {
+        let drain::Numbers { endpoints, flows, .. } = self.drain.numbers();
+        Draining { endpoints, flows }
     }
 
     fn status(&self) -> Status {
@@ -569,6 +624,7 @@ impl<B: Backend> Reconciler<B> {
                 endpoints: counts.endpoints,
                 passes: self.passes,
                 last_change_millis: self.last_change.map(|took| took.as_secs_f64() * 1e3),
+                draining: self.draining(),
             }),
             kernel,
             problems: self.problems().into_iter().chain(unserved).chain(crowded).chain(edge).collect(),

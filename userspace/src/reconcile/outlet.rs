@@ -115,6 +115,11 @@ pub(super) struct Standing {
 }
 
 impl Outlet {
+    /// This moment.
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
     /// Something has come. Told before it is handled, for handling it may take for ever.
     pub(super) fn begin(&self) {
         let now = self.clock.now();

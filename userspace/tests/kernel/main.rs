@@ -6,3 +6,4 @@
 mod conntrack;
 mod flows;
 mod netns;
+mod survey;

@@ -78,6 +78,8 @@ const ROOMS: &[Room] = &[
     Room { within: "userspace/src/plan/", forbidden: WAITING, because: PURE, ..ROOM },
     Room { within: "userspace/src/backend/", only: "/image.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room { within: "userspace/src/backend/", only: "/books.rs", forbidden: WAITING, because: PURE, ..ROOM },
+    Room { within: "userspace/src/backend/survey/finder.rs", forbidden: WAITING, because: PURE, ..ROOM },
+    Room { within: "userspace/src/backend/survey/tallies.rs", forbidden: WAITING, because: PURE, ..ROOM },
     Room {
         within: "userspace/src/backend/nft/",
         except: &[
@@ -98,6 +100,7 @@ const ROOMS: &[Room] = &[
         except: &[
             "userspace/src/backend/conntrack/mod.rs",
             "userspace/src/backend/conntrack/socket.rs",
+            "userspace/src/backend/conntrack/timeouts.rs",
             "userspace/src/backend/conntrack/usage.rs",
         ],
         forbidden: WAITING,
@@ -207,6 +210,23 @@ const ROOMS: &[Room] = &[
             "crate::config",
         ],
         because: "reasons follow from facts and decisions, not from what the kernel has",
+        ..ROOM
+    },
+    Room { within: "userspace/src/drain/", forbidden: WAITING, because: PURE, ..ROOM },
+    Room {
+        within: "userspace/src/drain/",
+        forbidden: &[
+            "dataplane_ebpf",
+            "k8s_openapi",
+            "crate::plan",
+            "crate::backend",
+            "crate::source",
+            "crate::reconcile",
+            "crate::serve",
+            "crate::inspect",
+            "crate::config",
+        ],
+        because: "the memory of who left is fed by the loop, and by whoever counts flows",
         ..ROOM
     },
     Room {

@@ -90,7 +90,7 @@ fn port(attributes: &[u8], kind: u16) -> Option<u16> {
     parse_u16_be(find(attributes, kind)?).ok()
 }
 
-fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
     each(attributes).find(|(found, _)| *found == kind).map(|(_, whole)| &whole[NLA_HEADER_SIZE..])
 }
 

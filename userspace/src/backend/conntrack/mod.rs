@@ -1,5 +1,6 @@
 //! The kernel's table of flows, of which stale ones are removed: those over UDP to an endpoint that does not serve any
-//! more. All others are left to end by themselves; that is how a terminating endpoint finishes its connections.
+//! more. All others are left to end by themselves; that is how a terminating endpoint finishes its connections. Whoever
+//! wants to know how far it has come may look at all of them.
 
 mod conversation;
 mod entry;
@@ -8,11 +9,13 @@ mod socket;
 mod stale;
 #[cfg(test)]
 mod tests;
+mod timeouts;
+mod track;
 mod usage;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use self::conversation::Quality;
 use self::entry::{Entry, Key};
@@ -20,6 +23,8 @@ use self::message::Listing;
 use self::socket::Socket;
 pub use self::stale::Cleanup;
 use self::stale::Stale;
+pub use self::timeouts::Timeouts;
+pub use self::track::Track;
 pub use self::usage::Usage;
 use super::BackendError;
 use crate::model::Family;
@@ -31,6 +36,27 @@ const LOOKS: usize = 5;
 pub struct Conntrack {
     socket: Socket,
     listing: Listing,
+}
+
+/// A flow, shown to whoever looks at all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Who asks.
+    pub client: SocketAddr,
+    /// Who was asked.
+    pub asked: SocketAddr,
+    /// Who answers.
+    pub answers: SocketAddr,
+    attributes: &'a [u8],
+}
+
+impl Shown<'_> {
+    /// How far it has come: read for the few that matter.
+    pub fn track(&self) -> Track {
+        Track::read(self.attributes)
+    }
 }
 
 impl Conntrack {
@@ -52,6 +78,19 @@ impl Conntrack {
             removed += self.socket.delete(family, &keys).map_err(failed("remove stale flows from"))?;
         }
         Ok(removed)
+    }
+
+    /// Shows every flow of a family that has ports. False if the table changed its shape meanwhile, so that some may be
+    /// missing. Of the table no more is held at a time than one reading.
+    pub fn show(&mut self, family: Family, take: &mut dyn FnMut(&Shown<'_>)) -> Result<bool, BackendError> {
+        let show = |attributes: &[u8]| {
+            if let Some(Entry { protocol, original, reply }) = Entry::read(attributes) {
+                let (client, asked) = (original.source, original.destination);
+                take(&Shown { protocol, client, asked, answers: reply.source, attributes });
+            }
+        };
+        let quality = self.socket.list(family, Listing::Everything, show).map_err(failed("list"))?;
+        Ok(quality == Quality::Whole)
     }
 
     fn look(&mut self, family: Family, stale: &Stale<'_>) -> io::Result<(Vec<Key>, Quality)> {

@@ -10,6 +10,7 @@ use super::image::{self, Entries, Numbers, Plan};
 use crate::backend::Wanted;
 use crate::desired::ServicePort;
 use crate::model::{ServiceName, ServicePortName};
+use crate::plan::Ids;
 
 /// By service port.
 pub(super) type Ports = BTreeMap<ServicePortName, Entries>;
@@ -52,6 +53,17 @@ impl Books {
             .collect();
         self.totals = ports.values().map(sizes).fold([0; 3], |[a, b, c], [d, e, f]| [a + d, b + e, c + f]);
         self.have = ports;
+    }
+
+    /// Gives out no number up to this one for an endpoint: sockets count for who had it.
+    pub(super) fn skip(&mut self, highest: u32) {
+        let beyond = Ids::after(highest, u32::MAX);
+        self.numbers.backends = self.numbers.backends.clone().not_before(&beyond);
+    }
+
+    /// Endpoints in the tables.
+    pub(super) fn endpoints(&self) -> BTreeSet<u32> {
+        self.have.values().flat_map(|entries| entries.backends.iter().map(|(id, _)| *id)).collect()
     }
 
     /// What the tables hold.

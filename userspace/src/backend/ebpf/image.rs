@@ -44,6 +44,16 @@ impl Default for Entries {
     }
 }
 
+impl Entries {
+    /// Endpoints that get new flows, by id; by whichever address.
+    pub fn active(&self) -> impl Iterator<Item = u32> {
+        let lists = in_force(&self.state);
+        let is_in_force = move |generation| lists.iter().any(|extent| extent.generation == generation);
+        let slots = self.slots.iter().filter(move |(key, _)| is_in_force(key.generation));
+        slots.map(|(_, slot)| slot.backend).filter(|id| *id != DROP)
+    }
+}
+
 /// Writes and removals, by table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {

@@ -20,9 +20,13 @@ pub struct Hook {
     attach_type: u32,
 }
 
+/// The hook at a socket's end (since 5.9): what is open is right only if each end is seen.
+pub(super) const RELEASE: Hook = Hook { name: "sock_release", attach_type: 34 };
+
 /// Every hook, in the order of attaching: whoever gets an answer translated back must find that ready before anything
-/// is translated forth. Detaching goes the other way.
-pub const HOOKS: [Hook; 8] = [
+/// is translated forth, and nothing is counted as open before its end is seen. Detaching goes the other way.
+pub const HOOKS: [Hook; 9] = [
+    RELEASE,
     Hook { name: "getpeername4", attach_type: 29 },
     Hook { name: "getpeername6", attach_type: 30 },
     Hook { name: "recvmsg4", attach_type: 19 },
@@ -119,16 +123,17 @@ impl Links {
 
     /// How each hook stands, in the order of [`HOOKS`].
     pub(super) fn states(&self) -> Vec<HookState> {
-        let state = |hook: &Hook| {
-            let link = self.open(hook).ok().flatten();
-            let info =
-                link.and_then(|link| sys::link_info(link.as_fd()).ok()).filter(|info| info.cgroup != 0);
-            HookState {
-                hook: hook.name.to_owned(),
-                attached: info.is_some(),
-                program: info.map(|info| info.program),
-            }
-        };
-        HOOKS.iter().map(state).collect()
+        HOOKS.iter().map(|hook| self.state(hook)).collect()
+    }
+
+    /// How one hook stands.
+    pub(super) fn state(&self, hook: &Hook) -> HookState {
+        let link = self.open(hook).ok().flatten();
+        let info = link.and_then(|link| sys::link_info(link.as_fd()).ok()).filter(|info| info.cgroup != 0);
+        HookState {
+            hook: hook.name.to_owned(),
+            attached: info.is_some(),
+            program: info.map(|info| info.program),
+        }
     }
 }

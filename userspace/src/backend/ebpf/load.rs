@@ -1,12 +1,13 @@
 //! The object: loaded over a set of pinned maps.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use aya::programs::CgroupSockAddr;
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use dataplane_ebpf::abi;
 
-use super::links::HOOKS;
+use super::links::{HOOKS, Hook, RELEASE};
 use super::pins::{Pins, SHARED, TABLES, make};
 use super::sys;
 use crate::backend::BackendError;
@@ -34,6 +35,13 @@ pub struct Capacity {
 /// How many of the node's addresses may answer at node ports.
 const NODE_ADDRESSES: u32 = 16_384;
 
+/// How many service ports are counted for: only those that somebody on this node has asked for. An empty table costs 16 bytes
+/// of kernel memory an entry.
+const COUNTED_PORTS: u32 = 65_536;
+
+/// How many endpoints are counted for: those that got something from this node, and what still has users.
+const COUNTED_ENDPOINTS: u32 = 131_072;
+
 /// Loads the programs over the set `number`. Maps that are pinned already are used as they are; the others are made,
 /// with this capacity, and pinned. Callers in this process's network namespace are the node itself.
 pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf, BackendError> {
@@ -57,10 +65,12 @@ pub(super) fn load(pins: &Pins, number: u32, capacity: Capacity) -> Result<Ebpf,
     loader.map_max_entries(abi::MEMBERS, (capacity.slots / SLOTS_A_MEMBER).max(1));
     loader.map_max_entries(abi::AFFINITY, AFFINITY_RECORDS);
     loader.map_max_entries(abi::NODE_ADDRESSES, NODE_ADDRESSES);
+    loader.map_max_entries(abi::TRAFFIC, COUNTED_PORTS);
+    loader.map_max_entries(abi::USES, COUNTED_ENDPOINTS);
     loader.override_global(abi::NODE_NETNS, &node, true);
     let mut object = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)))?;
     for hook in &HOOKS {
-        program(&mut object, hook.name)?
+        program(&mut object, hook)?
             .load()
             .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
     }
@@ -85,11 +95,41 @@ fn place(loader: &mut EbpfLoader<'_>, directory: &Path, maps: &[&'static str]) {
     }
 }
 
-/// A program of the object by the name of its hook.
-pub(super) fn program<'a>(
-    object: &'a mut Ebpf,
-    hook: &'static str,
-) -> Result<&'a mut CgroupSockAddr, BackendError> {
-    let program = object.program_mut(hook).ok_or(BackendError::Missing(hook))?;
-    program.try_into().map_err(|_| BackendError::Missing(hook))
+/// A program of the object.
+#[derive(Debug)]
+pub(super) enum Program<'a> {
+    /// Runs at calls that name an address.
+    Call(&'a mut CgroupSockAddr),
+    /// Runs at a socket's end.
+    End(&'a mut CgroupSock),
+}
+
+impl Program<'_> {
+    /// Has the kernel take it.
+    pub(super) fn load(&mut self) -> Result<(), ProgramError> {
+        match self {
+            Self::Call(program) => program.load(),
+            Self::End(program) => program.load(),
+        }
+    }
+
+    /// What the kernel knows it by, once it has taken it.
+    pub(super) fn fd(&self) -> Result<BorrowedFd<'_>, ProgramError> {
+        match self {
+            Self::Call(program) => program.fd().map(AsFd::as_fd),
+            Self::End(program) => program.fd().map(AsFd::as_fd),
+        }
+    }
+}
+
+/// A program of the object by its hook.
+pub(super) fn program<'a>(object: &'a mut Ebpf, hook: &Hook) -> Result<Program<'a>, BackendError> {
+    let missing = BackendError::Missing(hook.name);
+    let Some(program) = object.program_mut(hook.name) else { return Err(missing) };
+    let program = if *hook == RELEASE {
+        program.try_into().map(Program::End)
+    } else {
+        program.try_into().map(Program::Call)
+    };
+    program.map_err(|_: ProgramError| missing)
 }

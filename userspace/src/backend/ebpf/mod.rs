@@ -3,6 +3,7 @@
 mod audit;
 mod books;
 mod compare;
+mod counts;
 #[cfg(test)]
 mod crash;
 mod describe;
@@ -27,7 +28,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf as Object;
@@ -39,6 +39,8 @@ use tracing::{info, warn};
 use self::audit::Audit;
 use self::books::{Books, Ports};
 pub use self::compare::{differences, torn, unhooked};
+use self::counts::Tallies;
+pub use self::counts::{Counts, Endpoint, read_counts};
 pub use self::describe::{Summary, Verdict, describe, held_at};
 pub use self::image::{Entries, Plan};
 use self::links::{Cgroup, Links};
@@ -103,6 +105,7 @@ pub struct Ebpf {
     books: Books,
     own: Own,
     audit: Audit,
+    tallies: Tallies,
 }
 
 impl Ebpf {
@@ -112,6 +115,7 @@ impl Ebpf {
         let lock = pins.prepare()?;
         let cgroup = Cgroup::open(&settings.cgroup)?;
         shared::prepare(&pins)?;
+        shared::begin_counts(&pins)?;
         remove_unfinished(&pins)?;
         let adopted = adoptable(&pins)?;
         let (number, lent) = match adopted {
@@ -121,8 +125,10 @@ impl Ebpf {
         let programs = load::load(&pins, number, settings.capacity)?;
         let set = Set::open(&pins.set(number))?;
         let links = Links::new(pins.links());
-        let books = Books::new(lent, set.services.capacity());
-        let own = Own::open(&pins.shared())?;
+        let mut books = Books::new(lent, set.services.capacity());
+        let (own, tallies) = (Own::open(&pins.shared())?, Tallies::open(&pins.shared())?);
+        let counted = tallies.endpoints()?;
+        books.skip(counted.last().copied().unwrap_or(0));
         let (in_force, doubtful) = (None, false);
         let audit = Audit::default();
         let mut backend = Self {
@@ -138,12 +144,15 @@ impl Ebpf {
             books,
             own,
             audit,
+            tallies,
         };
         if adopted.is_some() {
             backend.reread()?;
             let service_ports = backend.books.have().len();
             info!(set = number, service_ports, "adopted what an earlier daemon left");
         }
+        let known = backend.books.endpoints();
+        backend.tallies.leave(counted.difference(&known).copied());
         Ok(backend)
     }
 
@@ -228,11 +237,11 @@ impl Ebpf {
     fn turn_over(&mut self) -> Result<(), BackendError> {
         self.set.complete()?;
         for hook in &HOOKS {
-            let program = load::program(&mut self.programs, hook.name)?;
+            let program = load::program(&mut self.programs, hook)?;
             let fd = program
                 .fd()
                 .map_err(|error| BackendError::Program { hook: hook.name, source: Box::new(error) })?;
-            self.links.put(hook, &self.cgroup, fd.as_fd())?;
+            self.links.put(hook, &self.cgroup, fd)?;
         }
         self.in_force = Some(self.number);
         self.books.end_loan();
@@ -269,6 +278,9 @@ impl Ebpf {
         self.settle()?;
         match self.set.write(&plan) {
             Ok(applied) => {
+                // The next service port with such a number begins from nothing.
+                self.tallies.forget(&plan.drop_names)?;
+                self.tallies.leave(plan.drop_backends.iter().copied());
                 self.books.commit(image, &plan);
                 Ok(applied)
             }
@@ -345,6 +357,9 @@ impl Backend for Ebpf {
 
     fn tend(&mut self) {
         self.own.retry();
+        if let Err(error) = self.tallies.sweep() {
+            warn!(error = chain(&error), "could not remove the counts of endpoints that have left");
+        }
     }
 
     fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {

@@ -3,8 +3,8 @@
 //! ```text
 //! <pin-dir>/v<VERSION>/links/<hook>      links; each holds its program, and the program its maps
 //! <pin-dir>/v<VERSION>/maps-<n>/<MAP>    tables; a bigger set gets the next n
-//! <pin-dir>/v<VERSION>/shared/<MAP>      what outlives a set: counters, who had which endpoint, socket storage, the
-//!                                        node's addresses
+//! <pin-dir>/v<VERSION>/shared/<MAP>      what outlives a set: counts, who had which endpoint, socket storage, the node's
+//!                                        addresses
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,8 +22,16 @@ use crate::backend::BackendError;
 pub(super) const TABLES: [&str; 7] =
     [abi::SERVICES, abi::STATES, abi::SLOTS, abi::MEMBERS, abi::BACKENDS, abi::NAMES, abi::META];
 /// Maps that are kept.
-pub(super) const SHARED: [&str; 5] =
-    [abi::COUNTERS, abi::AFFINITY, abi::CONNECTED, abi::DATAGRAMS, abi::NODE_ADDRESSES];
+pub(super) const SHARED: [&str; 8] = [
+    abi::COUNTERS,
+    abi::AFFINITY,
+    abi::CONNECTED,
+    abi::DATAGRAMS,
+    abi::NODE_ADDRESSES,
+    abi::TRAFFIC,
+    abi::USES,
+    abi::HOLDS,
+];
 
 /// The pin directory of one daemon, and the layout version's place in it.
 #[derive(Clone, Debug)]

@@ -62,7 +62,7 @@ fn object() -> Vec<Finding> {
 }
 
 fn program(object: &mut Ebpf, hook: &Hook) -> Result<(), String> {
-    let program = load::program(object, hook.name).map_err(|error| first_line(&error))?;
+    let mut program = load::program(object, hook).map_err(|error| first_line(&error))?;
     program.load().map_err(|error| {
         // Without what the verifier says, which may be long.
         if let ProgramError::LoadError { io_error, verifier_log: _ } = error {

@@ -84,7 +84,7 @@ fn grouped<T>(entries: Vec<T>, owner: impl Fn(&T) -> u32) -> BTreeMap<u32, Vec<T
 }
 
 /// Reads `namespace/name:port` back.
-fn decode(name: &Name) -> Option<ServicePortName> {
+pub(super) fn decode(name: &Name) -> Option<ServicePortName> {
     let text = std::str::from_utf8(name.text.get(..usize::from(name.length))?).ok()?;
     let (namespace, rest) = text.split_once('/')?;
     let (service, port) = rest.split_once(':').unwrap_or((rest, ""));

@@ -10,6 +10,7 @@ use dataplane_ebpf::abi::{self, Counter, MAPS};
 use tracing::{info, warn};
 
 use super::books::Ports;
+use super::links::{Links, RELEASE};
 use super::pins::{Pins, remove};
 use super::read::{Dump, by_port};
 use super::set::{broken, was_completed};
@@ -27,7 +28,7 @@ struct Expected {
     inherited: bool,
 }
 
-const EXPECTED: [Expected; 5] = [
+const EXPECTED: [Expected; 8] = [
     Expected {
         name: abi::COUNTERS,
         kind: MapType::PerCpuArray,
@@ -38,6 +39,9 @@ const EXPECTED: [Expected; 5] = [
     Expected { name: abi::CONNECTED, kind: MapType::SkStorage, least_entries: 0, inherited: true },
     Expected { name: abi::DATAGRAMS, kind: MapType::SkStorage, least_entries: 0, inherited: true },
     Expected { name: abi::NODE_ADDRESSES, kind: MapType::Hash, least_entries: 1, inherited: false },
+    Expected { name: abi::TRAFFIC, kind: MapType::Hash, least_entries: 1, inherited: false },
+    Expected { name: abi::USES, kind: MapType::Hash, least_entries: 1, inherited: false },
+    Expected { name: abi::HOLDS, kind: MapType::SkStorage, least_entries: 0, inherited: false },
 ];
 
 /// What a map is, as the kernel says; no kind: one that is not known here.
@@ -99,6 +103,17 @@ pub(super) fn prepare(pins: &Pins) -> Result<(), BackendError> {
         }
     }
     Ok(())
+}
+
+/// How many sockets have an endpoint is right only if each end was seen, and if both maps began together. Where it was not,
+/// they begin anew: sockets that were open before count for nobody then.
+pub(super) fn begin_counts(pins: &Pins) -> Result<(), BackendError> {
+    let places = [abi::USES, abi::HOLDS].map(|name| pins.shared().join(name));
+    let is_seen = Links::new(pins.links()).state(&RELEASE).attached;
+    if is_seen && places.iter().all(|place| place.exists()) {
+        return Ok(());
+    }
+    places.iter().try_for_each(|place| remove(place).map(drop))
 }
 
 /// Gives a map another name.

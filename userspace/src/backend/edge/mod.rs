@@ -53,7 +53,7 @@ use self::monitor::Monitor;
 use self::network::{Device, Network};
 pub use self::object::{Capacity, flows_within};
 use self::object::{Object, home};
-pub use self::pairs::{Pair, read_flows};
+pub use self::pairs::{Pair, read_flows, show_flows};
 use self::report::Counters;
 pub use self::report::{DeviceState, Report, report_pinned};
 use self::xdp::Express;

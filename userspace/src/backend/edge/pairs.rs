@@ -47,6 +47,41 @@ pub fn read_flows(pin_dir: &Path) -> Result<Option<Vec<Pair>>, BackendError> {
     Ok(Some(join(&all, flows::now())))
 }
 
+/// Shows each flow that is wanted by its service's number and its endpoint; false if there is no table. Of the table no more
+/// is held at a time than one reading; a flow may come twice. With it comes the second of its last packet.
+pub fn show_flows(
+    pin_dir: &Path,
+    wanted: &mut dyn FnMut(&Pair) -> bool,
+    take: &mut dyn FnMut(&Pair, u32),
+) -> Result<bool, BackendError> {
+    let home = home(pin_dir);
+    let path = home.join(FLOWS);
+    let is_there = path.try_exists().map_err(|source| BackendError::Pin { deed: "look at", path, source })?;
+    if !is_there {
+        return Ok(false);
+    }
+    let table = flows::open(&home)?;
+    let now = flows::now();
+    table.scan(|some| {
+        for (key, flow) in some {
+            let (from, forth, marks) = from_client(&key, &flow);
+            if !wanted(&pair(&from, &Known { forth, marks, seen: flow.seen }, now)) {
+                continue;
+            }
+            let sibling = life::sibling(&key, &flow);
+            let other = table.get(&sibling)?;
+            // Of two entries the client's is shown.
+            if flow.marks & REPLY != 0 && other.is_some() {
+                continue;
+            }
+            let both: Vec<_> = other.map(|other| (sibling, other)).into_iter().chain([(key, flow)]).collect();
+            join(&both, now).iter().for_each(|pair| take(pair, now.saturating_sub(pair.idle)));
+        }
+        Ok(())
+    })?;
+    Ok(true)
+}
+
 /// What is known of a flow, seen from the client.
 struct Known {
     forth: Flow,
