@@ -168,10 +168,10 @@ fn install() -> io::Result<()> {
 }
 
 fn door_of(pid: Pid) -> Result<OwnedFd> {
-    // SAFETY: takes plain numbers and gives a new descriptor, which is nobody else's.
     let open = |number: libc::c_long| -> Result<OwnedFd> {
         let number = RawFd::try_from(number)?;
         ensure!(number >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: a new descriptor, which is nobody else's.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     };
     // SAFETY: takes plain numbers.

@@ -16,15 +16,15 @@ use crate::stage::{Stage, shared};
 /// A daemon that reaches the server through a relay.
 fn relayed(stage: &Stage, plane: &ControlPlane, mood: Mood) -> (Relay, Settings) {
     let server = SocketAddr::new(Wire::V4.into(), ControlPlane::PORT);
-    let relay = Relay::start(stage.node.netns(), server, mood).unwrap();
+    let relay = Relay::start(stage.node.netns(), server, mood).expect("a relay");
     let settings = stage.settings(plane, "kube-system", "sluice");
     let file = stage.node.folder().join("kubeconfig");
-    let direct = std::fs::read_to_string(&file).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&direct).unwrap();
+    let direct = std::fs::read_to_string(&file).expect("a kubeconfig");
+    let mut config: serde_json::Value = serde_json::from_str(&direct).expect("JSON");
     let cluster = &mut config["clusters"][0]["cluster"];
     cluster["server"] = format!("https://{}", relay.address()).into();
     cluster["tls-server-name"] = Wire::V4.to_string().into();
-    std::fs::write(&file, config.to_string()).unwrap();
+    std::fs::write(&file, config.to_string()).expect("a kubeconfig");
     (relay, settings)
 }
 
@@ -36,7 +36,7 @@ fn blockers(stage: &Stage) -> Result<String> {
 
 /// Ports of a process's own ends of its connections with the API server.
 fn ports(daemon: &Daemon) -> Vec<u16> {
-    let text = std::fs::read_to_string(format!("/proc/{}/net/tcp", daemon.pid())).unwrap();
+    let text = std::fs::read_to_string(format!("/proc/{}/net/tcp", daemon.pid())).expect("a running process");
     let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(Wire::V4.octets()), ControlPlane::PORT);
     let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let ours = rows.filter(|row| row.len() > 3 && row[2] == remote && row[3] == "01");
