@@ -9,6 +9,7 @@ use sluice::config::{self, Form, PlanForm, Refused, Run, Task};
 use sluice::dry_run::Orders;
 use sluice::explain::Question;
 use sluice::inspect::Output;
+use sluice::inspect::audit::Outcome;
 use sluice::model::{Change, Origin};
 use sluice::settings::Effective;
 use sluice::settings::print::{self, Own};
@@ -68,7 +69,8 @@ fn dispatch(task: Task) -> anyhow::Result<ExitCode> {
         }
         Task::Top(flags) => inspect::top::run(&flags.wish())?,
         Task::Plan(flags, effective) => return plan(&flags, *effective),
-        Task::Diff(flags, effective) => return Ok(diff(&flags, &effective)),
+        Task::Diff(flags, effective) => return Ok(diff(flags, effective)),
+        Task::Audit(flags) => return Ok(audit(&flags)),
         Task::Probe(flags) => {
             let works = inspect::probe::run(flags.dataplane, flags.nftables, &flags.place(), flags.output)?;
             return Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -111,24 +113,61 @@ fn asked(
     Ok((objects, question))
 }
 
+/// As diff(1).
+fn audit(flags: &config::Audit) -> ExitCode {
+    let config::Audit { fix, output, pins, socket } = flags;
+    match inspect::audit::run(*fix, &socket.socket, &pins.path(), *output) {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Differs) => ExitCode::FAILURE,
+        Ok(Outcome::Unknown) => ExitCode::from(USAGE),
+        Err(error) => failed(&error),
+    }
+}
+
 /// As diff(1): its own code where it failed.
-#[expect(clippy::print_stderr, reason = "standard output is for differences")]
-fn diff(flags: &config::Diff, effective: &Effective) -> ExitCode {
+fn diff(flags: config::Diff, effective: Box<Effective>) -> ExitCode {
+    let (flags, effective, settings) = match settled(flags, effective) {
+        Ok(settled) => settled,
+        Err(error) => return failed(&error),
+    };
     let orders = || {
-        let (objects, question) = asked(&flags.objects, effective, false)?;
+        let (objects, question) = asked(&flags.objects, &effective, false)?;
         Ok(dry_run::orders(&question, objects))
     };
-    match inspect::diff::run(orders, &flags.socket.socket, &flags.pins.path(), flags.output) {
+    match inspect::diff::run(orders, settings, &flags.socket.socket, &flags.pins.path(), flags.output) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("sluice: {error:#}");
-            if let Some(advice) = inspect::advice::next(&error) {
-                eprintln!("sluice: {advice}");
-            }
-            ExitCode::from(USAGE)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// The settings to compare with, and where they are from: a file, else the running daemon, else the defaults.
+fn settled(
+    mut flags: config::Diff,
+    effective: Box<Effective>,
+) -> anyhow::Result<(config::Diff, Box<Effective>, String)> {
+    if let Some(file) = &flags.objects.config {
+        let settings = format!("--config {}", file.display());
+        return Ok((flags, effective, settings));
+    }
+    let Some(told) = inspect::diff::told(&flags.socket.socket) else {
+        return Ok((flags, effective, "defaults: there is no --config, and no daemon answers".to_owned()));
+    };
+    let effective = match flags.as_told(&told) {
+        Some(Ok(effective)) => effective,
+        Some(Err(wrong)) => anyhow::bail!("{}", wrong.join("; ")),
+        None => effective,
+    };
+    Ok((flags, effective, "those of the running daemon".to_owned()))
+}
+
+#[expect(clippy::print_stderr, reason = "standard output is for differences")]
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("sluice: {error:#}");
+    if let Some(advice) = inspect::advice::next(error) {
+        eprintln!("sluice: {advice}");
+    }
+    ExitCode::from(USAGE)
 }
 
 /// Fails only if asked to: a plan with problems is a plan.

@@ -1,7 +1,7 @@
 //! `sluice run`: puts the parts together.
 
 use std::ffi::CString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::metrics::{Ledger, Metrics};
 use crate::model::{Cluster, Origin};
 use crate::notify::{Notice, Notices, Reason};
 use crate::reconcile::{Inputs, Outputs, Reconciler, Surveyor, outlet};
-use crate::settings::{Effective, watch};
+use crate::settings::{Effective, print, watch};
 use crate::source::{self, BACKLOG};
 use crate::{http, privilege, serve};
 
@@ -51,7 +51,7 @@ pub async fn run(
     let (changes, received) = mpsc::channel(BACKLOG);
     let (ask, asks) = mpsc::channel(16);
     let (end, shutdown) = oneshot::channel();
-    serve::start(&flags.socket.socket, ask)
+    serve::start(&flags.socket.socket, ask, told(flags, effective))
         .with_context(|| format!("could not listen on {}", flags.socket.socket.display()))?;
     let (source, notices) = start_source(flags, effective, changes).await?;
     for complaint in deaf {
@@ -62,7 +62,10 @@ pub async fn run(
     let inputs = Inputs { changes: received, asks, shutdown };
     let outputs = Outputs { metrics, notices };
     let surveyor = Surveyor::start(flags.pins.path()).context("could not start a thread")?;
-    let loop_ = reconciler(flags, effective, backend, source, outputs).telling(outlet).surveying(surveyor);
+    let loop_ = reconciler(flags, effective, backend, source, outputs)
+        .telling(outlet)
+        .surveying(surveyor)
+        .auditing(flags.audit_interval());
     let mut running = tokio::spawn(loop_.run(inputs));
     let [terminate, interrupt] = &mut signals;
     let asked = tokio::select! {
@@ -83,6 +86,17 @@ pub async fn run(
     // It may be gone already, with the directory it was in.
     let _ = std::fs::remove_file(&flags.socket.socket);
     if asked { Ok(()) } else { bail!("configuration changed; restarting to take it") }
+}
+
+/// For whoever asks what this daemon was told.
+fn told(flags: &Run, effective: &Effective) -> serve::Settings {
+    // Whoever asks may be in another directory.
+    let whole = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let mut configuration = print::file(&effective.fields);
+    if let Some(kubeconfig) = &effective.kubeconfig {
+        configuration["clientConnection"]["kubeconfig"] = whole(kubeconfig).display().to_string().into();
+    }
+    serve::Settings { node: effective.node.clone(), source: flags.source.as_ref().map(whole), configuration }
 }
 
 async fn count_lost_lines(metrics: Arc<Metrics>, lost: impl Fn() -> u64) {

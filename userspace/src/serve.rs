@@ -1,15 +1,17 @@
 //! The unix socket on which the tool asks the daemon. One line in, one line of JSON out. Root only.
 //!
 //! `status` is answered with the status, `explain SOURCE TARGET` with the reasons for what becomes of such a flow, `drain` with
-//! who left the lists of new flows; what is not understood with an `error`.
+//! who left the lists of new flows, `audit` with where the kernel is not as it should be (`audit fix`: and that is put right),
+//! `settings` with what the daemon was told when it began; what is not understood with an `error`.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -18,8 +20,10 @@ use tracing::{debug, info, warn};
 
 use crate::reconcile::Ask;
 
-/// How long a client may take to ask and to read.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client may take to ask and to read. To look through a big kernel takes some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait where nobody can be heard.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Opens the socket. A file left by a daemon that is gone is replaced; one that still answers is an error.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -42,14 +46,25 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// What a daemon was told when it began: it ends where that changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// The Node's name.
+    pub node: String,
+    /// The folder that it follows in place of an API server.
+    pub source: Option<PathBuf>,
+    /// What counts, as a file for `--config`.
+    pub configuration: serde_json::Value,
+}
+
 /// Answers from now on. Where the file system has no room for a socket, or takes no file, it is asked again until it has: nodes
 /// have full disks, and traffic is worth more than the tool.
-pub fn start(path: &Path, asks: mpsc::Sender<Ask>) -> io::Result<()> {
+pub fn start(path: &Path, asks: mpsc::Sender<Ask>, settings: Settings) -> io::Result<()> {
     match listen(path) {
-        Ok(listener) => drop(tokio::spawn(serve(listener, asks))),
+        Ok(listener) => drop(tokio::spawn(serve(listener, asks, settings))),
         Err(error) if lacks_room(&error) => {
             warn!(%error, socket = %path.display(), "there is no room for the tool's socket; going on without, and trying again");
-            tokio::spawn(start_later(path.to_owned(), asks));
+            tokio::spawn(start_later(path.to_owned(), asks, settings));
         }
         Err(error) => return Err(error),
     }
@@ -61,24 +76,25 @@ fn lacks_room(error: &io::Error) -> bool {
     [StorageFull, QuotaExceeded, ReadOnlyFilesystem].contains(&error.kind())
 }
 
-async fn start_later(path: PathBuf, asks: mpsc::Sender<Ask>) {
+async fn start_later(path: PathBuf, asks: mpsc::Sender<Ask>, settings: Settings) {
     while !asks.is_closed() {
-        sleep(PATIENCE).await;
+        sleep(PAUSE).await;
         if let Ok(listener) = listen(&path) {
             info!(socket = %path.display(), "the tool's socket has room now");
-            return serve(listener, asks).await;
+            return serve(listener, asks, settings).await;
         }
     }
 }
 
 /// Answers until the loop has ended.
-pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
+pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>, settings: Settings) {
+    let settings = Arc::new(settings);
     while !asks.is_closed() {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let asks = asks.clone();
+                let (asks, settings) = (asks.clone(), Arc::clone(&settings));
                 tokio::spawn(async move {
-                    match timeout(PATIENCE, answer(stream, asks)).await {
+                    match timeout(PATIENCE, answer(stream, asks, &settings)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => debug!(%error, "a client of the socket went away"),
                         Err(_) => debug!("a client of the socket was too slow"),
@@ -87,18 +103,21 @@ pub async fn serve(listener: UnixListener, asks: mpsc::Sender<Ask>) {
             }
             Err(error) => {
                 warn!(%error, "could not accept on the socket");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, asks: mpsc::Sender<Ask>, settings: &Settings) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).await?;
     let reply = match line.trim() {
         "status" => ask(&asks, Ask::Status).await?,
+        "settings" => serde_json::to_string(settings)?,
+        "audit" => ask(&asks, |reply| Ask::Audit(false, reply)).await?,
+        "audit fix" => ask(&asks, |reply| Ask::Audit(true, reply)).await?,
         "drain" => ask(&asks, Ask::Drain).await?,
         other => match other.split_once(' ') {
             Some(("explain", question)) => match question.parse() {

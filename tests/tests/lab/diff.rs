@@ -68,6 +68,46 @@ fn an_element_that_somebody_deleted_is_named() {
 }
 
 #[test]
+fn the_running_daemon_is_asked_for_its_settings_and_flags_win() {
+    let stage = Stage::new();
+    let backends = stage.backends(&["a"]);
+    let settings = stage.settings().with(&["--nodeport-addresses=10.0.0.0/8,fd00::/16", "--masquerade-all"]);
+    let mut daemon = stage.node.daemon(settings).unwrap();
+    stage.web(&pods(&backends));
+    let asked = |more: &[&str]| {
+        let output =
+            stage.node.sluice_command(&[&["diff", "-o", "json"], more].concat()).unwrap().output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (said, output.status.code())
+    };
+    let (said, code) = asked(&[]);
+    assert_eq!((code, &said["settings"]), (Some(0), &json!("those of the running daemon")), "{said:#}");
+    assert_eq!(said["node"], stage.node.name());
+    let folder = stage.manifests.folder().to_str().unwrap().to_owned();
+    let (said, _) = asked(&["--node", "n9", "--source", &folder]);
+    assert_eq!(said["node"], "n9", "{said:#}");
+
+    let file = stage.lab.folder().join("other.yaml");
+    let other = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+    std::fs::write(&file, other).unwrap();
+    let file = file.to_str().unwrap();
+    let (said, code) = asked(&["--config", file, "--source", &folder, "--node", "n1"]);
+    assert_eq!((code, &said["settings"]), (Some(1), &json!(format!("--config {file}"))), "{said:#}");
+    assert!(said["differences"].to_string().contains("node-port-addresses of IPv4"), "{said:#}");
+
+    nft(&stage.node, &["add", "element", "ip", "sluice", "cluster-ranges", "{ 192.0.2.0/24 }"]);
+    let (said, code) = asked(&[]);
+    assert_eq!(
+        (code, &said["differences"][0]["what"]),
+        (Some(1), &json!("cluster-ranges of IPv4")),
+        "{said:#}"
+    );
+    daemon.kill9().unwrap();
+    let (said, _) = asked(&["--source", &folder, "--node", "n1"]);
+    assert!(said["settings"].as_str().unwrap().starts_with("defaults"), "{said:#}");
+}
+
+#[test]
 fn what_cannot_be_compared_has_a_code_of_its_own() {
     let stage = Stage::new();
     let (said, code) = diff(&stage);

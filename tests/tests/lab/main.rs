@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails: a panic has a stack")]
 
 mod affinity;
+mod audit;
 mod bad_input;
 mod calls;
 mod change;

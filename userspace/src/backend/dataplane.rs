@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::conntrack::Usage;
 use super::ebpf::{self, Ebpf};
 use super::edge;
+use super::findings::{Findings, Look, Turn};
 use super::nft::{Marks, Nft};
 use super::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, ServicePort};
@@ -145,6 +146,19 @@ pub struct Dataplane {
     /// Why the packet filter is behind, while eBPF has the traffic.
     behind: Option<String>,
     failures: u32,
+    /// Which of them an audit has looked through.
+    audited: Audited,
+    /// Whether it begins with that one.
+    begins: bool,
+}
+
+/// How far an audit has come.
+#[derive(Clone, Copy, Debug, Default)]
+enum Audited {
+    #[default]
+    Nothing,
+    Ebpf,
+    Edge,
 }
 
 /// Why eBPF does not work, and when it is tried again.
@@ -175,6 +189,8 @@ impl Dataplane {
             nft,
             behind: None,
             failures: 0,
+            audited: Audited::Nothing,
+            begins: true,
             settings,
         };
         dataplane.open_at_start()?;
@@ -412,6 +428,28 @@ impl Backend for Dataplane {
             self.edge.tend(|| nft.shares());
         }
         self.release();
+    }
+
+    fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
+        if look.is_first {
+            self.audited = Audited::Nothing;
+        }
+        // The next of them begins, too, wherever an earlier round has left it.
+        let look = Look { is_first: look.is_first || std::mem::take(&mut self.begins), ..look };
+        let outcome = match (self.audited, &mut self.ebpf, &mut self.nft) {
+            (Audited::Nothing, Ok(ebpf), _) => ebpf.audit(look, findings),
+            (Audited::Edge, _, Ok(nft)) if self.behind.is_none() => nft.audit(look, findings),
+            (Audited::Ebpf, _, _) => Ok(self.edge.audit(look, findings)),
+            (Audited::Nothing | Audited::Edge, _, _) => Ok(Turn::Done),
+        };
+        let next = match (self.audited, &outcome) {
+            (_, Ok(Turn::More | Turn::Wait)) => return outcome,
+            (_, Err(_)) | (Audited::Edge, Ok(Turn::Done)) => Audited::Nothing,
+            (Audited::Nothing, Ok(Turn::Done)) => Audited::Ebpf,
+            (Audited::Ebpf, Ok(Turn::Done)) => Audited::Edge,
+        };
+        (self.audited, self.begins) = (next, true);
+        outcome.map(|turn| if matches!(next, Audited::Nothing) { turn } else { Turn::More })
     }
 
     fn report(&self) -> Result<Report, BackendError> {

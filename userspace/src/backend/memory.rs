@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
+use super::difference::Difference;
 use super::ebpf::{self, HookState};
+use super::findings::{Findings, Look, Turn};
 use super::{Applied, Backend, BackendError, Report, Wanted};
 use crate::desired::ServicePort;
 use crate::model::{Problem, ServiceName, ServicePortName};
@@ -29,6 +31,12 @@ pub struct State {
     pub failures: usize,
     /// How many of the next calls of `enable` shall fail.
     pub enable_failures: usize,
+    /// How often `audit` was called.
+    pub audits: usize,
+    /// How many of the next calls of `audit` shall fail.
+    pub audit_failures: usize,
+    /// What `audit` finds until it is told to put it right.
+    pub drift: Vec<Difference>,
     /// Whether somebody has taken a hook away.
     pub detached: bool,
     /// The next call of `apply` waits for this.
@@ -76,6 +84,23 @@ impl Backend for Memory {
             }
             state.detached = false;
             Ok(())
+        })
+    }
+
+    fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
+        self.with(|state| {
+            state.audits += 1;
+            findings.extend("ebpf", state.drift.clone().into_iter().filter(|_| state.audit_failures > 0));
+            if state.audit_failures > 0 {
+                state.audit_failures -= 1;
+                return Err(BackendError::Missing("patience"));
+            }
+            findings.extend("ebpf", state.drift.clone());
+            if look.heal {
+                state.drift.clear();
+                findings.heal("ebpf");
+            }
+            Ok(Turn::Done)
         })
     }
 

@@ -7,6 +7,7 @@ pub mod difference;
 pub mod ebpf;
 pub mod edge;
 mod error;
+pub mod findings;
 pub mod held;
 pub mod memory;
 pub mod nft;
@@ -19,6 +20,7 @@ pub use error::{BackendError, chain};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use self::findings::{Findings, Look, Turn};
 use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
 
@@ -64,13 +66,18 @@ pub struct Report {
 impl Report {
     /// Hooks that should be ours and are not.
     pub fn detached(&self) -> Vec<String> {
+        self.detached_of().into_iter().flatten().collect()
+    }
+
+    /// The same for eBPF and for nftables.
+    pub fn detached_of(&self) -> [Vec<String>; 2] {
         let hooks = self.ebpf.iter().flat_map(|report| &report.hooks);
         let hooks = hooks.filter(|hook| !hook.attached).map(|hook| hook.hook.clone());
         let tables = self.nftables.iter().flat_map(|report| &report.tables);
         let chains = tables.flat_map(|table| {
             table.missing.iter().map(|chain| format!("{} {} {chain}", table.family, table.name))
         });
-        hooks.chain(chains).collect()
+        [hooks.collect(), chains.collect()]
     }
 }
 
@@ -94,6 +101,12 @@ pub trait Backend {
     }
     /// Called every few seconds, for what must be looked after.
     fn tend(&mut self) {}
+    /// Looks at some more of what is in the kernel, beside what it should be, for about as long as it is told. Whoever calls it
+    /// until it is done has had all looked at. An error means that something is wrong that could not be put right: the tables
+    /// are read again before anything is written.
+    fn audit(&mut self, _look: Look, _findings: &mut Findings) -> Result<Turn, BackendError> {
+        Ok(Turn::Done)
+    }
     /// Hooks, tables and counters, as they are in the kernel.
     fn report(&self) -> Result<Report, BackendError>;
     /// What this dataplane cannot do yet for a service port: it does the rest.

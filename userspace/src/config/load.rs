@@ -17,6 +17,12 @@ pub fn effective(config: Option<&Path>, flags: &Flags) -> Result<Effective, Vec<
     resolve(Input { flags, file: file.as_ref(), environment: &environment, host_name: &host_name })
 }
 
+/// The same with a file that somebody else has read.
+pub fn effective_of(file: &File, flags: &Flags) -> Result<Effective, Vec<String>> {
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    resolve(Input { flags, file: Some(file), environment: &environment(), host_name: &host_name })
+}
+
 /// The kubeconfig, while there is no file; and the flag or the variable that names it.
 pub(super) fn kubeconfig(run: &Run) -> Option<(&'static str, PathBuf)> {
     let (from, path) = match run.flags.get("kubeconfig") {

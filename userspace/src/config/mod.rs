@@ -1,5 +1,6 @@
 //! Flags, and what follows from them. Every complaint is collected, so that one start shows them all.
 
+mod audit;
 mod client;
 mod connection;
 pub mod edge;
@@ -30,9 +31,10 @@ use crate::settings::print::Own;
 use crate::settings::value::Value;
 use crate::settings::{Effective, Flags, flags};
 
+pub use self::audit::{Audit, Diff};
 pub use self::client::client;
 pub use self::connection::connect;
-pub use self::load::effective;
+pub use self::load::{effective, effective_of};
 pub use self::top::Top;
 
 /// Where bpf file systems are mounted by custom.
@@ -54,9 +56,9 @@ const SMALLEST: u32 = 16;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; nothing is wrong
-  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff: there are differences;
+  1  it failed; probe: no dataplane can run; plan --strict: there are problems; diff, audit: there are differences;
      drain --wait: something still drains
-  2  wrong usage; diff: it failed
+  2  wrong usage; diff, audit: it failed
   3  status: no daemon answers, or it is not synced
   4  explain: the kernel is not as computed";
 
@@ -90,6 +92,8 @@ enum Verb {
     Plan(Plan),
     /// Compare what this node should have by the objects with what the kernel has; exit code as diff(1)
     Diff(Diff),
+    /// Compare what the running daemon wants with what the kernel has, and put it right if asked to; exit code as diff(1)
+    Audit(Audit),
     /// Say what this kernel can do and which dataplane would run; changes nothing
     Probe(Probe),
     /// Say what becomes of a flow, why, and whether the kernel agrees
@@ -135,6 +139,8 @@ pub enum Task {
     Plan(Plan, Box<Effective>),
     /// Compare what would be done with what is there.
     Diff(Diff, Box<Effective>),
+    /// Compare what the daemon wants with what is there.
+    Audit(Audit),
     /// Say what can run.
     Probe(Probe),
     /// Say what becomes of a flow.
@@ -184,6 +190,9 @@ pub struct Run {
     /// Most clients of Services with session affinity whose endpoints nftables remembers, in each family
     #[arg(long, value_name = "N", default_value_t = AFFINITY_CLIENTS, value_parser = clap::value_parser!(u32).range(1..=AFFINITY_CLIENTS_MOST))]
     pub affinity_clients: u32,
+    /// How often the kernel is looked through for what somebody took away or changed; 0: never by itself
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = audit::interval)]
+    pub audit_interval: Duration,
     /// Most service ports with labels of their own in the metrics of connections; all others share theirs
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub service_metrics: u32,
@@ -303,23 +312,6 @@ pub struct Plan {
     /// How to print
     #[arg(short, long, default_value = "table")]
     pub output: PlanForm,
-}
-
-/// Flags of `diff`.
-#[derive(Clone, Debug, Args)]
-pub struct Diff {
-    /// Which objects, and for which node.
-    #[command(flatten)]
-    pub objects: Objects,
-    /// How to print
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
-    /// Where programs and maps are pinned.
-    #[command(flatten)]
-    pub pins: PinDir,
-    /// Where the daemon answers.
-    #[command(flatten)]
-    pub socket: Socket,
 }
 
 /// Flags of `probe`: those of `run` that decide about the dataplane.
@@ -542,6 +534,7 @@ fn task(verb: Verb, own: Vec<Own>, mut complaints: Vec<String>) -> Result<Task, 
             complaints.extend(nobody_serves(flags.dataplane, flags.nftables));
             Task::Probe(flags)
         }
+        Verb::Audit(flags) => Task::Audit(flags),
         Verb::Explain(flags) => Task::Explain(flags),
         Verb::Cleanup(pins) => Task::Cleanup(pins),
         Verb::Completions { shell } => Task::Completions(shell),

@@ -228,6 +228,7 @@ fn each_deed_instead_of_running_has_its_flag() {
             | Task::Services(_)
             | Task::Backends(_)
             | Task::Flows(_)
+            | Task::Audit(_)
             | Task::Drain(_)
             | Task::Top(_)
             | Task::Probe(_)
@@ -248,6 +249,7 @@ fn each_deed_instead_of_running_has_its_flag() {
         ("run --version", "asked"),
         ("run --version=raw", "asked"),
         ("run --help", "asked"),
+        ("audit --fix -o json", "show"),
         ("cleanup", "cleanup"),
         ("backends", "show"),
         ("flows", "show"),
@@ -301,4 +303,21 @@ fn mounts_are_found_by_type() {
     let mounts = "a /sys tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\n";
     assert_eq!(mount_point(mounts, "cgroup2"), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
     assert_eq!(mount_point(mounts, "bpf"), None);
+}
+
+#[test]
+fn the_kernel_is_looked_through_as_often_as_is_said() {
+    for (line, expected) in [
+        ("run", Some(Some(60))),
+        ("run --audit-interval=1m30s", Some(Some(90))),
+        ("run --audit-interval=0", Some(None)),
+        ("run --audit-interval=soon", None),
+        ("run --audit-interval=-1s", None),
+    ] {
+        let found = match read(line) {
+            Ok(Task::Run(run, _)) => Some(run.audit_interval().map(|every| every.as_secs())),
+            Ok(_) | Err(_) => None,
+        };
+        assert_eq!(found, expected, "{line}");
+    }
 }

@@ -21,8 +21,17 @@ enum Reply<T> {
 
 /// Sends a line, and reads the answer.
 pub(super) fn ask<T: DeserializeOwned>(socket: &Path, question: &str) -> std::io::Result<T> {
+    ask_within(socket, question, PATIENCE)
+}
+
+/// The same where the answer may take longer, or less.
+pub(super) fn ask_within<T: DeserializeOwned>(
+    socket: &Path,
+    question: &str,
+    patience: Duration,
+) -> std::io::Result<T> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("{question}\n").as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;

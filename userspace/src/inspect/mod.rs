@@ -3,6 +3,7 @@
 
 pub mod advice;
 pub mod answer;
+pub mod audit;
 pub mod cleanup;
 mod colour;
 mod daemon;

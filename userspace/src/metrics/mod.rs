@@ -19,6 +19,8 @@ use prometheus::{
 pub use self::facts::Facts;
 use self::facts::{families, ip_family};
 pub use self::services::Ledger;
+use crate::backend::difference;
+use crate::backend::findings::Findings;
 use crate::model::{Change, Family, Kind};
 
 /// The format of the text.
@@ -62,6 +64,9 @@ pub struct Metrics {
     change: Histogram,
     written: IntCounter,
     removed: IntCounter,
+    drift_found: IntCounterVec,
+    drift_healed: IntCounterVec,
+    rounds: IntCounter,
     log_lines_lost: IntCounter,
     failing: GaugeVec,
     source_failures: IntCounterVec,
@@ -73,6 +78,11 @@ const BY_FAMILY: [&str; 1] = ["ip_family"];
 const BY_KIND: [&str; 1] = ["kind"];
 /// By the status of an HTTP answer.
 const BY_STATUS: [&str; 1] = ["code"];
+
+/// By whose tables differ, and in which way.
+const BY_KIND: [&str; 2] = ["dataplane", "kind"];
+/// Those whose tables are looked through.
+const DATAPLANES: [&str; 3] = ["ebpf", "edge", "nftables"];
 
 /// A question whether all is well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +105,16 @@ impl Metrics {
         registry.register(Box::new(snapshot))?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
+        let drift = |name, help| {
+            let counters = maker.counters(name, help, &BY_KIND)?;
+            // What has not happened yet is zero, so that the first time is an increase.
+            for (dataplane, kind) in
+                DATAPLANES.into_iter().flat_map(|of| difference::Kind::ALL.map(|kind| (of, kind)))
+            {
+                counters.with_label_values(&[dataplane, kind.as_str()]).inc_by(0);
+            }
+            Ok::<_, prometheus::Error>(counters)
+        };
         let coarse = || exponential_buckets(0.001, 2.0, 15);
         Ok(Self {
             sync: maker.histograms("kubeproxy_sync_proxy_rules_duration_seconds", SYNC, coarse()?)?,
@@ -128,6 +148,9 @@ impl Metrics {
             change: maker.histogram("sluice_change_duration_seconds", CHANGE, fine()?)?,
             written: maker.counter("sluice_kernel_entries_written_total", WRITTEN)?,
             removed: maker.counter("sluice_kernel_entries_removed_total", REMOVED)?,
+            drift_found: drift("sluice_drift_found_total", DRIFT_FOUND)?,
+            drift_healed: drift("sluice_drift_healed_total", DRIFT_HEALED)?,
+            rounds: maker.counter("sluice_audit_rounds_total", ROUNDS)?,
             log_lines_lost: maker.counter("sluice_log_lines_lost_total", LOG_LINES_LOST)?,
             failing: maker.gauges_by("sluice_source_failing", FAILING, &BY_KIND)?,
             source_failures: maker.counters("sluice_source_failures_total", SOURCE_FAILURES, &BY_KIND)?,
@@ -214,6 +237,26 @@ impl Metrics {
         Family::ALL.iter().for_each(|family| self.failures.with_label_values(&[ip_family(*family)]).inc());
     }
 
+    /// The kernel has been looked through, and what differed has been put right.
+    pub fn audited(&self, findings: &Findings) {
+        self.rounds.inc();
+        for (tally, counters) in
+            [(&findings.found, &self.drift_found), (&findings.healed, &self.drift_healed)]
+        {
+            for ((dataplane, kind), count) in tally {
+                counters.with_label_values(&[*dataplane, kind.as_str()]).inc_by(*count);
+            }
+        }
+    }
+
+    /// Somebody has taken something off a hook; it is put back at once.
+    pub fn detached(&self, dataplane: &str) {
+        let label = [dataplane, difference::Kind::Detached.as_str()];
+        [&self.drift_found, &self.drift_healed]
+            .iter()
+            .for_each(|counters| counters.with_label_values(&label).inc());
+    }
+
     /// Takes how things stand.
     pub fn set(&self, facts: Facts) {
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
@@ -268,6 +311,11 @@ const REMOVED: &str = "Entries removed from the kernel.";
 const FAILING: &str = "Whether changes of a kind of objects are not heard of at present (1).";
 const SOURCE_FAILURES: &str = "How often that began or was tried in vain.";
 const LOG_LINES_LOST: &str = "Lines of the log that nobody has read in time.";
+
+const DRIFT_FOUND: &str =
+    "What was found in the kernel otherwise than it should be, though nobody had asked for that.";
+const DRIFT_HEALED: &str = "Of that, what has been put right.";
+const ROUNDS: &str = "How often the kernel has been looked through.";
 
 /// From 50 microseconds to half a minute.
 fn fine() -> Result<Vec<f64>, prometheus::Error> {

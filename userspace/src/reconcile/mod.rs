@@ -3,6 +3,7 @@
 //! Three promises: nothing is written before Services and slices are known completely; changes that wait are taken
 //! together, and one that comes alone is carried out at once; after a failure the same is tried again until it works.
 
+mod audit;
 pub mod outlet;
 mod surveyor;
 
@@ -17,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use crate::backend::conntrack::Usage;
 use crate::backend::dataplane::Running;
 use crate::backend::edge;
+use crate::backend::findings::Audited;
 use crate::backend::{Applied, Backend, BackendError, Report, Wanted, chain};
 use crate::desired::{Context, Desired, Settings};
 use crate::drain::{self, Memory, Told};
@@ -27,6 +29,7 @@ use crate::model::{Change, Cluster, Kind, Problem, ServiceName};
 use crate::notify::{Notice, Notices, Reason};
 use crate::source::BACKLOG;
 
+use self::audit::{Rounds, detached};
 use self::outlet::{Moment, Outlet, Standing};
 pub use self::surveyor::Surveyor;
 
@@ -60,6 +63,8 @@ pub enum Ask {
     Status(oneshot::Sender<Status>),
     /// What becomes of a flow, and why.
     Explain(Question, oneshot::Sender<Reasons>),
+    /// Where the kernel is not as it should be; whether that is put right.
+    Audit(bool, oneshot::Sender<Audited>),
     /// Who left the lists of new flows.
     Drain(oneshot::Sender<Told>),
 }
@@ -71,6 +76,7 @@ enum Event {
     Retry,
     Watch,
     Housekeeping,
+    Audit,
     Shutdown,
 }
 
@@ -134,6 +140,7 @@ pub struct Reconciler<B> {
     dataplane: Option<Running>,
     /// How many flows the edge layer had left to others by then, for want of room.
     full_at: u64,
+    rounds: Rounds,
 }
 
 struct Failure {
@@ -181,6 +188,7 @@ impl<B: Backend> Reconciler<B> {
             notices,
             dataplane: None,
             full_at: 0,
+            rounds: Rounds::every(None),
         }
     }
 
@@ -209,6 +217,7 @@ impl<B: Backend> Reconciler<B> {
                 Event::Retry => self.pass(Instant::now()),
                 Event::Watch => self.watch(),
                 Event::Housekeeping => self.housekeeping(),
+                Event::Audit => self.audit(),
                 Event::Shutdown => return,
             }
             self.remember();
@@ -217,12 +226,13 @@ impl<B: Backend> Reconciler<B> {
     }
 
     /// Whoever asked may have gone.
-    fn answer(&self, ask: Ask) {
+    fn answer(&mut self, ask: Ask) {
         match ask {
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::Explain(question, reply) => {
                 drop(reply.send(explain::reasons(&self.cluster, &self.desired, &question)));
             }
+            Ask::Audit(heal, reply) => self.audit_for(heal, reply),
             Ask::Drain(reply) => drop(reply.send(self.drain.told(self.outlet.now().run))),
         }
     }
@@ -245,6 +255,7 @@ impl<B: Backend> Reconciler<B> {
             _ = tick.tick() => Event::Housekeeping,
             _ = watch.tick() => Event::Watch,
             () = retry => Event::Retry,
+            () = self.rounds.due() => Event::Audit,
         }
     }
 
@@ -442,6 +453,7 @@ impl<B: Backend> Reconciler<B> {
         if self.synced && self.backend.disturbed() {
             warn!("somebody took away tables or chains of ours; putting them back");
             self.warn_node(Reason::Repaired, "somebody took away tables or chains of ours".to_owned());
+            self.metrics.detached("nftables");
             self.repair = true;
             self.pass(Instant::now());
         }
@@ -464,10 +476,11 @@ impl<B: Backend> Reconciler<B> {
         };
         self.look_at_conntrack(&report);
         self.look_at_dataplane(&report);
-        let detached = report.detached();
+        let detached = detached(&report);
         self.metrics.set(self.facts(report));
         if !detached.is_empty() {
-            let hooks = detached.join(",");
+            detached.iter().for_each(|(dataplane, _)| self.metrics.detached(dataplane));
+            let hooks = detached.into_iter().map(|(_, hook)| hook).collect::<Vec<_>>().join(",");
             warn!(hooks, "somebody detached our programs; attaching them again");
             self.warn_node(Reason::Repaired, format!("somebody detached our programs: {hooks}"));
             self.repair = true;

@@ -10,6 +10,8 @@ use tokio::time::sleep;
 
 use super::outlet::{self, Inlet};
 use super::{Ask, HOUSEKEEPING, Inputs, NODE_PATIENCE, Outputs, Reconciler};
+use crate::backend::difference::Difference;
+use crate::backend::findings::Audited;
 use crate::backend::memory::Memory;
 use crate::desired::{Context, List, Settings, of_service};
 use crate::inspect::status::Status;
@@ -35,6 +37,10 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
+        Self::auditing(None)
+    }
+
+    fn auditing(every: Option<Duration>) -> Self {
         let backend = Memory::default();
         let (changes, received) = mpsc::channel(64);
         let (ask, asks) = mpsc::channel(1);
@@ -49,7 +55,8 @@ impl Rig {
             Cluster::of_node("n1", Origin::Folder),
             Outputs { metrics: Arc::clone(&metrics), notices },
         );
-        let task = tokio::spawn(reconciler.telling(outlet).run(Inputs { changes: received, asks, shutdown }));
+        let reconciler = reconciler.auditing(every).telling(outlet);
+        let task = tokio::spawn(reconciler.run(Inputs { changes: received, asks, shutdown }));
         Self { backend, changes, asks: ask, end, task, told, metrics, noticed }
     }
 
@@ -71,6 +78,30 @@ impl Rig {
         let (ask, answer) = oneshot::channel();
         self.asks.send(Ask::Status(ask)).await.unwrap();
         answer.await.unwrap()
+    }
+
+    async fn audit(&self, heal: bool) -> Audited {
+        let (ask, answer) = oneshot::channel();
+        self.asks.send(Ask::Audit(heal, ask)).await.unwrap();
+        answer.await.unwrap()
+    }
+
+    /// Somebody deletes something.
+    fn harm(&self) {
+        let gone = Difference {
+            dataplane: "ebpf".into(),
+            service: "default/web".to_owned(),
+            what: "an entry".to_owned(),
+            plan: Some("there".to_owned()),
+            kernel: None,
+        };
+        self.backend.with(|state| state.drift = vec![gone]);
+    }
+
+    fn drift(&self) -> [f64; 2] {
+        ["found", "healed"].map(|what| {
+            self.metric(&format!("sluice_drift_{what}_total{{dataplane=\"ebpf\",kind=\"missing\"}}"))
+        })
     }
 
     fn endpoints(&self, of: &str) -> Option<Vec<SocketAddr>> {
@@ -443,4 +474,81 @@ async fn what_an_operator_must_know_is_told_once() {
             (None, true, Reason::ProgrammingFailed),
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_deletes_is_put_right_in_the_next_round_counted_and_told() {
+    let mut rig = Rig::auditing(Some(Duration::from_secs(60)));
+    rig.list(web()).await;
+    rig.harm();
+    sleep(Duration::from_secs(50)).await;
+    assert_eq!(rig.drift(), [0.0, 0.0], "not before its time");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(rig.drift(), [1.0, 1.0]);
+    let told: Vec<Notice> = std::iter::from_fn(|| rig.noticed.try_recv().ok()).collect();
+    assert!(told.iter().any(|notice| notice.reason == Reason::Repaired && notice.note.contains("an entry")));
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(rig.drift(), [1.0, 1.0]);
+    assert_eq!(rig.metric("sluice_audit_rounds_total"), 11.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_told_at_once_and_only_who_asks_for_it_has_it_put_right() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    rig.harm();
+    for _ in 0..2 {
+        let Audited { found, healed, .. } = rig.audit(false).await;
+        assert_eq!((found, healed, rig.drift()), (1, 0, [0.0, 0.0]));
+    }
+    let Audited { found, healed, differences, .. } = rig.audit(true).await;
+    assert_eq!((found, healed, &*differences[0].what, rig.drift()), (1, 1, "an entry", [1.0, 1.0]));
+    assert_eq!(rig.audit(false).await.found, 0);
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(rig.backend.with(|state| state.audits), 4, "nobody else asks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_told_of_hooks_and_may_have_them_put_back() {
+    let rig = Rig::start();
+    rig.list(web()).await;
+    rig.backend.with(|state| state.detached = true);
+    let Audited { found, healed, differences, .. } = rig.audit(true).await;
+    assert_eq!((found, healed, &*differences[0].what), (1, 1, "hook connect4"));
+    assert!(!rig.backend.with(|state| state.detached));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_it_cannot_be_put_right_everything_is_written_anew() {
+    let rig = Rig::auditing(Some(Duration::from_secs(60)));
+    rig.list(web()).await;
+    let (applies, _) = rig.counts();
+    rig.harm();
+    rig.backend.with(|state| (state.audit_failures, state.ports) = (1, Default::default()));
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(rig.drift(), [1.0, 1.0]);
+    assert_eq!(rig.counts().0, applies + 1);
+    assert_eq!(rig.endpoints("web"), Some(vec![at(5)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_long_as_the_kernel_refuses_nobody_looks_and_who_asks_is_told_why() {
+    let rig = Rig::auditing(Some(Duration::from_secs(1)));
+    rig.list([]).await;
+    rig.backend.with(|state| (state.failures, state.audits) = (1_000, 0));
+    rig.send(web()).await;
+    let notes = rig.audit(true).await.notes;
+    assert!(notes.iter().any(|note| note.contains("the kernel refuses")), "{notes:?}");
+    assert_eq!(rig.backend.with(|state| state.audits), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_why_nobody_looks_leaves_no_round_behind() {
+    let rig = Rig::start();
+    rig.list([]).await;
+    rig.backend.with(|state| state.failures = 10);
+    rig.send(web()).await;
+    assert_eq!(rig.audit(true).await.found, 0);
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!((rig.endpoints("web"), rig.backend.with(|state| state.audits)), (Some(vec![at(5)]), 0));
 }

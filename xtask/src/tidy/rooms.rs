@@ -84,6 +84,7 @@ const ROOMS: &[Room] = &[
         within: "userspace/src/backend/nft/",
         except: &[
             "userspace/src/backend/nft/mod.rs",
+            "userspace/src/backend/nft/audit.rs",
             "userspace/src/backend/nft/flows.rs",
             "userspace/src/backend/nft/handover.rs",
             "userspace/src/backend/nft/kernel.rs",

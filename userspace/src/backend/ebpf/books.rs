@@ -71,6 +71,16 @@ impl Books {
         &self.have
     }
 
+    /// Whether an address is somebody's.
+    pub(super) fn is_owned(&self, key: &ServiceKey) -> bool {
+        self.owners.contains_key(key)
+    }
+
+    /// Whether an address belongs to the service port with this number.
+    pub(super) fn owns(&self, key: &ServiceKey, id: u32) -> bool {
+        self.owners.get(key) == Some(&id)
+    }
+
     /// How many entries there are in SERVICES, SLOTS, MEMBERS, BACKENDS and NAMES.
     pub(super) fn counts(&self) -> [usize; 5] {
         let [slots, members, backends] = self.totals;

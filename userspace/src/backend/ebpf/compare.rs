@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use dataplane_ebpf::abi::{Extent, INSIDE, ServiceKey};
+use dataplane_ebpf::abi::{DROP, Extent, INSIDE, ServiceKey};
 
 use super::describe::{address_of, in_list};
-use super::image::{Entries, Numbers, entries};
+use super::image::{Entries, Numbers, entries, in_force};
 use super::read::Installed;
 use super::{HookState, Verdict};
 use crate::backend::difference::Difference;
@@ -43,11 +43,37 @@ pub fn unhooked(hooks: &[HookState]) -> Vec<Difference> {
     off.map(|hook| row("", format!("hook {}", hook.hook), Some("attached".to_owned()), None)).collect()
 }
 
-fn row(service: &str, what: String, plan: Option<String>, kernel: Option<String>) -> Difference {
-    Difference { dataplane: "ebpf", service: service.to_owned(), what, plan, kernel }
+/// What does not hold together, whatever is wanted: lists with gaps, and places in lists that lead to nobody.
+pub fn torn(installed: &Installed) -> Vec<Difference> {
+    let ports = installed.ports.iter().flat_map(|(name, entries)| torn_port(name, entries));
+    let strays = installed.strays.drops();
+    let stray = || row("", "entries that bear no name".to_owned(), None, Some(strays.to_string()));
+    ports.chain((strays > 0).then(stray)).collect()
 }
 
-fn of_port(name: &ServicePortName, want: &Entries, have: &Entries) -> Vec<Difference> {
+fn torn_port(name: &ServicePortName, entries: &Entries) -> Vec<Difference> {
+    let service = format!("{name}/{} {}", name.protocol, name.family);
+    let known: BTreeSet<u32> = entries.backends.iter().map(|(id, _)| *id).collect();
+    let leads = |backend: u32| backend == DROP || known.contains(&backend);
+    let gaps = in_force(&entries.state).into_iter().filter_map(|extent| {
+        let places = entries.slots.iter().filter(|(key, _)| key.generation == extent.generation);
+        let whole = places.filter(|(_, slot)| leads(slot.backend)).count();
+        let endpoints = |count: usize| Some(format!("{count} endpoints"));
+        let what = format!("list of generation {}", extent.generation);
+        (whole != extent.slots as usize)
+            .then(|| row(&service, what, endpoints(extent.slots as usize), endpoints(whole)))
+    });
+    let mut gaps: Vec<_> = gaps.collect();
+    gaps.dedup();
+    gaps
+}
+
+fn row(service: &str, what: String, plan: Option<String>, kernel: Option<String>) -> Difference {
+    Difference { dataplane: "ebpf".into(), service: service.to_owned(), what, plan, kernel }
+}
+
+/// Where the entries of one service port are not as they should be; it is known that they are not.
+pub(super) fn of_port(name: &ServicePortName, want: &Entries, have: &Entries) -> Vec<Difference> {
     let service = format!("{name}/{} {}", name.protocol, name.family);
     let mut all = Vec::new();
     let sides = [want, have].map(|entries| entries.services.iter().copied().collect::<BTreeMap<_, _>>());
@@ -153,6 +179,23 @@ mod tests {
             "default/s1:http/TCP IPv4: endpoints known < - > 10.1.0.1:8080",
         ];
         check(std::slice::from_ref(&gone), &[], &lines);
+    }
+
+    #[test]
+    fn a_list_with_a_gap_or_an_endpoint_nobody_knows_does_not_hold_together() {
+        let whole = installed(&[(name(1), port(1, &[1, 2], &[3])), (name(2), port(2, &[], &[]))]);
+        assert_eq!(torn(&whole), []);
+        let check = |harm: fn(&mut Entries)| {
+            let mut torn_one = whole.clone();
+            harm(torn_one.ports.get_mut(&name(1)).unwrap());
+            let [found] = torn(&torn_one).try_into().unwrap();
+            assert_eq!(
+                (found.plan.as_deref(), found.kernel.as_deref()),
+                (Some("2 endpoints"), Some("1 endpoints"))
+            );
+        };
+        check(|entries| entries.slots = entries.slots[1..].into());
+        check(|entries| entries.backends = entries.backends[1..].into());
     }
 
     #[test]

@@ -317,6 +317,11 @@ impl Plan {
         self.drop_backends.extend(backends.drops);
     }
 
+    /// Writes the name of what has this id.
+    pub fn named(name: &ServicePortName, id: u32) -> Self {
+        Self { put_names: vec![(id, label(name))], ..Self::default() }
+    }
+
     /// Adds the new name of what has this id.
     pub fn rename(&mut self, name: &ServicePortName, id: u32) {
         self.put_names.push((id, label(name)));

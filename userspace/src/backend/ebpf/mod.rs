@@ -1,5 +1,6 @@
 //! The socket layer in eBPF: programs on a cgroup, tables in pinned maps. See README.md beside this file.
 
+mod audit;
 mod books;
 mod compare;
 mod counts;
@@ -35,8 +36,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use self::audit::Audit;
 use self::books::{Books, Ports};
-pub use self::compare::{differences, unhooked};
+pub use self::compare::{differences, torn, unhooked};
 use self::counts::Tallies;
 pub use self::counts::{Counts, Endpoint, read_counts};
 pub use self::describe::{Summary, Verdict, describe, held_at};
@@ -50,6 +52,8 @@ pub use self::probe::probe;
 pub use self::read::{Dump, Installed, by_port};
 pub use self::set::Fill;
 use self::set::Set;
+use super::difference::Difference;
+use super::findings::{Findings, Look, Turn};
 use super::{Applied, Backend, BackendError, Wanted, chain};
 use crate::desired::{Context, ServicePort};
 use crate::model::{Problem, ServiceName, ServicePortName};
@@ -100,6 +104,7 @@ pub struct Ebpf {
     doubtful: bool,
     books: Books,
     own: Own,
+    audit: Audit,
     tallies: Tallies,
 }
 
@@ -125,6 +130,7 @@ impl Ebpf {
         let counted = tallies.endpoints()?;
         books.skip(counted.last().copied().unwrap_or(0));
         let (in_force, doubtful) = (None, false);
+        let audit = Audit::default();
         let mut backend = Self {
             pins,
             _lock: lock,
@@ -137,6 +143,7 @@ impl Ebpf {
             doubtful,
             books,
             own,
+            audit,
             tallies,
         };
         if adopted.is_some() {
@@ -158,6 +165,7 @@ impl Ebpf {
             self.set.write(&strays)?;
         }
         self.books.found(ports, self.set.services.capacity());
+        self.forget_audit();
         self.doubtful = false;
         Ok(())
     }
@@ -214,6 +222,7 @@ impl Ebpf {
         set.write(&self.books.everything())?;
         info!(set = number, services = capacity.services, slots = capacity.slots, "moving to bigger maps");
         (self.number, self.set, self.programs) = (number, set, programs);
+        self.forget_audit();
         self.books.raise(capacity.services);
         Ok(())
     }
@@ -353,6 +362,10 @@ impl Backend for Ebpf {
         }
     }
 
+    fn audit(&mut self, look: Look, findings: &mut Findings) -> Result<Turn, BackendError> {
+        self.look(look, findings)
+    }
+
     fn report(&self) -> Result<super::Report, BackendError> {
         Ok(super::Report { ebpf: Some(Self::report(self)?), ..super::Report::default() })
     }
@@ -433,6 +446,14 @@ pub fn own_pinned(pins: &Pins) -> Result<BTreeSet<IpAddr>, BackendError> {
         return Ok(BTreeSet::new());
     }
     own::read(&pins.shared())
+}
+
+/// Where the map of the node's addresses is not as it should be, read without the daemon.
+pub fn differing_addresses(pins: &Pins, context: &Context) -> Result<Vec<Difference>, BackendError> {
+    if !pins.shared().join(abi::NODE_ADDRESSES).exists() {
+        return Ok(Vec::new());
+    }
+    own::differences(&pins.shared(), context)
 }
 
 /// Hooks, tables and counters, read without the daemon.

@@ -1,7 +1,7 @@
 //! The node's own addresses where node ports answer: read from the kernel, written for the programs, and followed as they
 //! come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,8 +13,11 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
 use tracing::{info, warn};
 
+use super::audit::row_of_address;
 use super::set;
 use super::table::Table;
+use crate::backend::difference::{Difference, Kind};
+use crate::backend::findings::Findings;
 use crate::backend::{BackendError, chain};
 use crate::desired::Context;
 use crate::model::Family;
@@ -89,6 +92,23 @@ impl Own {
         }
     }
 
+    /// Compares the map with what has been written there.
+    pub(super) fn audit(&mut self, heal: bool, findings: &mut Findings) -> Result<(), BackendError> {
+        let found: BTreeMap<[u8; 16], u32> = self.table.dump()?.into_iter().collect();
+        let want: BTreeMap<[u8; 16], u32> = self.written.iter().map(|address| entry(*address)).collect();
+        let wrong = want.iter().filter(|(key, value)| found.get(*key) != Some(*value));
+        let wrong: Vec<_> = wrong.map(|(key, value)| (*key, *value)).collect();
+        let foreign: Vec<_> = found.keys().filter(|key| !want.contains_key(*key)).copied().collect();
+        findings.extend("ebpf", wrong.iter().map(|(key, _)| row_of_address(address(*key), Kind::Missing)));
+        findings.extend("ebpf", foreign.iter().map(|key| row_of_address(address(*key), Kind::Foreign)));
+        if heal && !(wrong.is_empty() && foreign.is_empty()) {
+            self.table.put(&wrong)?;
+            self.table.remove(&foreign)?;
+            findings.heal("ebpf");
+        }
+        Ok(())
+    }
+
     /// Does it again if it came to nothing.
     pub(super) fn retry(&mut self) {
         if self.is_stale {
@@ -145,6 +165,18 @@ fn entry(address: IpAddr) -> ([u8; 16], u32) {
         IpAddr::V6(v6) => v6.octets(),
     };
     (octets, u32::from(Family::of(address).number()))
+}
+
+/// Where the map does not hold the addresses there are.
+pub(super) fn differences(shared: &Path, context: &Context) -> Result<Vec<Difference>, BackendError> {
+    let table: Table<[u8; 16], u32> = set::table(shared, abi::NODE_ADDRESSES)?;
+    let found = getifaddrs().map_err(|errno| BackendError::Network(errno.into()))?;
+    let found = found.filter_map(|interface| ip(&interface.address?));
+    let wanted = accepting(context, found, table.capacity() as usize);
+    let written = read(shared)?;
+    let missing = wanted.difference(&written).map(|address| row_of_address(*address, Kind::Missing));
+    let foreign = written.difference(&wanted).map(|address| row_of_address(*address, Kind::Foreign));
+    Ok(missing.chain(foreign).collect())
 }
 
 /// What the map holds.

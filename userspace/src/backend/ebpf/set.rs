@@ -24,7 +24,7 @@ pub(super) struct Set {
     pub(super) members: Table<MemberKey, Member>,
     pub(super) backends: Table<u32, Backend>,
     pub(super) names: Table<u32, Name>,
-    meta: Array<MapData, u32>,
+    pub(super) meta: Array<MapData, u32>,
 }
 
 /// How full one map is.

@@ -13,6 +13,9 @@ use crate::backend::BackendError;
 /// Entries a system call carries. 4,096 take about 2 ms in the kernel, during which nothing else waits.
 const BATCH: usize = 4096;
 
+/// Entries that a system call carries where nobody may be held up.
+const PIECE: usize = 512;
+
 /// A map with keys `K` and values `V`.
 #[derive(Debug)]
 pub(in crate::backend) struct Table<K, V> {
@@ -92,29 +95,66 @@ impl<K: Pod, V: Pod> Table<K, V> {
         &self,
         mut take: impl FnMut(Vec<(K, V)>) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let mut cursor = None;
-        let mut room = BATCH;
+        let mut place = Place { room: BATCH, ..Place::default() };
         loop {
+            let (some, end) = self.some(&mut place)?;
+            take(some)?;
+            if end {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Some entries from this place on, and whether they were the last.
+    pub(in crate::backend) fn some(&self, place: &mut Place) -> Result<(Vec<(K, V)>, bool), BackendError> {
+        loop {
+            let room = place.room;
             let mut keys = vec![0_u8; room * size_of::<K>()];
             let mut values = vec![0_u8; room * size_of::<V>()];
-            let read =
-                sys::lookup_batch(self.data.fd().as_fd(), &mut cursor, &mut keys, &mut values, room as u32);
+            let fd = self.data.fd().as_fd();
+            let read = sys::lookup_batch(fd, &mut place.cursor, &mut keys, &mut values, room as u32);
             let (count, end) = match read {
                 Ok(read) => read,
                 // A bucket holds more than there is room for.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                    room *= 2;
+                    place.room *= 2;
                     continue;
                 }
                 Err(error) => return Err(failed(self.name, "read", error)),
             };
             let keys = keys.chunks_exact(size_of::<K>()).map(value);
             let values = values.chunks_exact(size_of::<V>()).map(value);
-            take(keys.zip(values).take(count as usize).collect())?;
-            if end {
-                return Ok(());
+            return Ok((keys.zip(values).take(count as usize).collect(), end));
+        }
+    }
+
+    /// Which of these entries are not there, or say something else; and what they say.
+    pub(in crate::backend) fn wrong(&self, entries: &[(K, V)]) -> Result<Wrong<K, V>, BackendError> {
+        let mut wrong = Vec::new();
+        for (key, want) in entries {
+            let found = self.get(key)?;
+            if found.as_ref().map(bytes) != Some(bytes(want)) {
+                wrong.push((*key, *want, found));
             }
         }
+        Ok(wrong)
+    }
+}
+
+/// Entries that are not as they should be: key, what it should say, what it says.
+pub(in crate::backend) type Wrong<K, V> = Vec<(K, V, Option<V>)>;
+
+/// How far a table has been read.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::backend) struct Place {
+    cursor: Option<u32>,
+    room: usize,
+}
+
+impl Default for Place {
+    /// The beginning, in pieces that hold nobody up.
+    fn default() -> Self {
+        Self { cursor: None, room: PIECE }
     }
 }
 

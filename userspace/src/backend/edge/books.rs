@@ -5,6 +5,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use dataplane_ebpf::abi::{
     Frontend, FrontendKey, ListState, Member, NOT_LISTED, ServerKey, SlotKey, SourceKey, Target,
@@ -73,6 +74,70 @@ impl Books {
     /// How many numbers of lists have been given out.
     pub(super) fn lists(&self) -> u32 {
         self.next
+    }
+
+    /// What service ports from one on have in the maps, as if it were to be written.
+    pub(super) fn entries_from(
+        &self,
+        from: Bound<&ServicePortName>,
+    ) -> impl Iterator<Item = (&ServicePortName, Plan)> {
+        let all = self.have.range((from, Bound::Unbounded));
+        all.map(|(name, held)| (name, self.entries(name, held)))
+    }
+
+    /// The same of one of them.
+    pub(super) fn entries_of(&self, name: &ServicePortName) -> Option<Plan> {
+        Some(self.entries(name, self.have.get(name)?))
+    }
+
+    fn entries(&self, name: &ServicePortName, held: &Held) -> Plan {
+        let mut plan = Plan::default();
+        let Held { image, lists, sources } = held;
+        for ((number, state), list) in lists.iter().zip(&image.lists).filter(|((number, _), _)| *number != 0)
+        {
+            replace(&mut plan, *number, (None, 0), (list.as_ref(), state.generation));
+            plan.put_lists.push((*number, *state));
+        }
+        plan.put_sources.extend(image.sources.iter().map(|range| (image::source(*sources, range), 1)));
+        let numbers = lists.map(|(number, _)| number);
+        let own = image.frontends.iter().filter(|(key, _)| self.owners.get(key) == Some(name));
+        plan.put_frontends.extend(own.map(|(key, rules)| (*key, rules.numbered(numbers, *sources))));
+        plan
+    }
+
+    /// Whose the lists are, by number.
+    pub(super) fn by_number(&self) -> BTreeMap<u32, ServicePortName> {
+        let lists = self.have.iter().flat_map(|(name, held)| held.lists.map(|(number, _)| (number, name)));
+        lists.filter(|(number, _)| *number != 0).map(|(number, name)| (number, name.clone())).collect()
+    }
+
+    /// Whether an address is somebody's.
+    pub(super) fn owns_frontend(&self, key: &FrontendKey) -> bool {
+        self.owners.contains_key(key)
+    }
+
+    /// Whether a place is in a list that is valid.
+    pub(super) fn has_target(&self, by_number: &BTreeMap<u32, ServicePortName>, key: &SlotKey) -> bool {
+        self.list(by_number, key.service).is_some_and(|(state, list)| {
+            key.generation == state.generation && (key.index as usize) < list.listed.len()
+        })
+    }
+
+    /// Whether an endpoint is in a list, or keeps flows of it.
+    pub(super) fn has_server(&self, by_number: &BTreeMap<u32, ServicePortName>, key: &ServerKey) -> bool {
+        self.list(by_number, key.list).is_some_and(|(_, list)| {
+            let mut servers = list.listed.iter().chain(&list.kept);
+            servers.any(|server| {
+                address(server.address.ip()) == key.address && network(server.address.port()) == key.port
+            })
+        })
+    }
+
+    fn list(&self, by_number: &BTreeMap<u32, ServicePortName>, number: u32) -> Option<(ListState, &Listed)> {
+        let held = self.have.get(by_number.get(&number)?)?;
+        let mut lists = held.lists.iter().zip(&held.image.lists);
+        let ((_, state), list) = lists.find(|((of, _), _)| *of == number)?;
+        Some((*state, list.as_ref()?))
     }
 
     /// What brings these Services to what is wanted. Numbers are taken from the books at once; [`Self::done`] writes down the
@@ -232,7 +297,7 @@ impl Default for Held {
 }
 
 /// No list.
-const EMPTY: ListState = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
+pub(super) const EMPTY: ListState = ListState { generation: 0, slots: 0, timeout: 0, service: 0 };
 
 fn take(free: &mut Vec<u32>, next: &mut u32) -> u32 {
     free.pop().unwrap_or_else(|| {

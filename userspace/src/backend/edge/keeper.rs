@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::{Capacity, Edge, Report, Settings, remove_all, remove_hooks};
+use crate::backend::findings::{Findings, Look, Turn};
 use crate::backend::{Applied, BackendError, Wanted, chain};
 use crate::desired::Context;
 
@@ -151,6 +152,19 @@ impl Keeper {
             Ok(repaired) => self.repaired += repaired,
             Err(error) => self.down(&error),
         }
+    }
+
+    /// One step of looking through its maps.
+    pub fn audit(&mut self, look: Look, findings: &mut Findings) -> Turn {
+        let Layer::Up(edge) = &mut self.layer else { return Turn::Done };
+        if self.outgrown {
+            return Turn::Done;
+        }
+        edge.audit(look, findings).unwrap_or_else(|error| {
+            findings.notes.push(format!("edge: {}", chain(&error)));
+            self.down(&error);
+            Turn::Done
+        })
     }
 
     /// Tries again what did not work, with all there is.

@@ -13,13 +13,13 @@ use crate::backend::{Applied, BackendError};
 
 /// All that a daemon fills.
 pub(super) struct Maps {
-    frontends: Table<FrontendKey, Frontend>,
-    lists: Table<u32, ListState>,
-    targets: Table<SlotKey, Target>,
-    servers: Table<ServerKey, Member>,
-    sources: Table<SourceKey, u32>,
-    own: Table<Address, u32>,
-    devices: Table<u32, EdgeDevice>,
+    pub(super) frontends: Table<FrontendKey, Frontend>,
+    pub(super) lists: Table<u32, ListState>,
+    pub(super) targets: Table<SlotKey, Target>,
+    pub(super) servers: Table<ServerKey, Member>,
+    pub(super) sources: Table<SourceKey, u32>,
+    pub(super) own: Table<Address, u32>,
+    pub(super) devices: Table<u32, EdgeDevice>,
     backed: Table<Address, u32>,
     sides: Array<MapData, Side>,
     traffic: Table<u32, Traffic>,

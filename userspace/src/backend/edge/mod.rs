@@ -3,6 +3,7 @@
 //! Every daemon fills maps of its own and then turns the devices' hooks over to programs that work on these; flows, what
 //! clients got under session affinity, and counts outlive it. So nothing is ever read back, and nothing is in force half.
 
+mod audit;
 mod backs;
 mod books;
 mod chosen;
@@ -32,11 +33,12 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData};
 use dataplane_ebpf::abi::{
-    self, ANSWERS, COVERED, EdgeCounter, EdgeDevice, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4, SIDE_V6,
-    Side, TRUSTS_STACK,
+    self, ANSWERS, Address, COVERED, EdgeCounter, EdgeDevice, MOVES, NODE_PORTS, OWN, REDIRECT, SIDE_V4,
+    SIDE_V6, Side, TRUSTS_STACK,
 };
 use tracing::{info, warn};
 
+use self::audit::Audit;
 use self::backs::{BACKS, Backs, Change};
 use self::books::Books;
 pub use self::books::service_number;
@@ -128,6 +130,7 @@ pub struct Edge {
     /// What the programs know of devices.
     told_devices: Option<Vec<(u32, EdgeDevice)>>,
     object: Object,
+    audit: Audit,
     /// Its number is in the programs' instructions.
     _steps: MapData,
 }
@@ -178,6 +181,7 @@ impl Edge {
             told: Vec::new(),
             told_devices: None,
             object,
+            audit: Audit::default(),
             _steps: steps,
         })
     }
@@ -490,19 +494,18 @@ impl Edge {
 
     /// Says what the node's addresses are, and how pods are told.
     fn describe(&mut self) -> Result<(), BackendError> {
-        let own: Vec<_> = self
-            .network
-            .addresses
-            .iter()
-            .filter(|(_, address)| !address.is_loopback())
-            .map(|(_, address)| (image::address(*address), self.uses(*address)))
-            .collect();
+        let own = self.own_addresses();
         self.maps.set_own(&own)?;
         for (place, family) in [(SIDE_V4, Family::V4), (SIDE_V6, Family::V6)] {
             let side = self.side(family);
             self.maps.set_side(place, side)?;
         }
         Ok(())
+    }
+
+    fn own_addresses(&self) -> Vec<(Address, u32)> {
+        let all = self.network.addresses.iter().filter(|(_, address)| !address.is_loopback());
+        all.map(|(_, address)| (image::address(*address), self.uses(*address))).collect()
     }
 
     fn uses(&self, address: IpAddr) -> u32 {

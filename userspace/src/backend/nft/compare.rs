@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::chains::{By, endpoints_of};
 use super::describe::endpoint;
 use super::image::{Image, Slot, Value};
-use super::sets::{Field, Set, read_address};
+use super::sets::{Field, Set, numbered, read_address};
 use super::wire::Data;
 use crate::backend::difference::Difference;
-use crate::desired::ServicePort;
+use crate::desired::{List, ServicePort};
 use crate::model::{Family, ServicePortName};
 
 /// Everything in which they differ.
@@ -24,27 +25,87 @@ pub(super) fn differences(
     let different = slots.into_iter().filter(|slot| plan.get(*slot) != kernel.get(*slot));
     let row = |slot: &Slot| {
         let (family, set, key) = slot;
-        let side = |side: &BTreeMap<Slot, Value>| side.get(slot).map(|value| value_text(*family, value));
-        Difference {
-            dataplane: "nftables",
-            service: owners.get(&(*family, head(*set, key))).cloned().unwrap_or_default(),
-            what: format!("{} {}", set.name(), key_text(*family, *set, key)),
-            plan: side(&plan),
-            kernel: side(kernel),
-        }
+        let owner = owners.get(&(*family, head(*set, key))).cloned().unwrap_or_default();
+        of_element(slot, owner, plan.get(slot), kernel.get(slot))
     };
     different.map(row).collect()
+}
+
+/// What does not hold together, whatever is wanted: addresses whose chain spreads over more endpoints than there are.
+pub(super) fn torn(kernel: &BTreeMap<Slot, Value>) -> Vec<Difference> {
+    let row = |(slot, value): (&Slot, &Value)| {
+        let (family, set, key) = slot;
+        let Data::Goto(chain) = &value.data else { return None };
+        let (list, count) = spreads(chain)?;
+        let is_there = |number: &u32| kernel.contains_key(&(*family, list, numbered(key, *number)));
+        let found = (0..count).filter(is_there).count();
+        (found != count as usize).then(|| Difference {
+            dataplane: "nftables".into(),
+            service: value.comment.as_deref().unwrap_or_default().to_owned(),
+            what: format!("{} {}", set.name(), key_text(*family, *set, key)),
+            plan: Some(format!("{count} endpoints")),
+            kernel: Some(format!("{found} endpoints")),
+        })
+    };
+    kernel.iter().filter_map(row).collect()
+}
+
+/// Over which map a chain spreads flows, and over how many, by its name.
+fn spreads(chain: &str) -> Option<(Set, u32)> {
+    let (by, rest) = match chain.strip_prefix("node-port-") {
+        Some(rest) => (By::NodePort, rest),
+        None => (By::Address, chain),
+    };
+    let list = |word, list| rest.strip_prefix(word).map(|rest| (list, rest));
+    let (list, rest) = list("cluster-", List::Cluster).or_else(|| list("local-", List::Local))?;
+    let digits = rest.split('-').next()?;
+    Some((endpoints_of(list, by), digits.parse().ok()?))
+}
+
+/// One element, as it should be and as it is.
+pub(super) fn of_element(
+    (family, set, key): &Slot,
+    service: String,
+    plan: Option<&Value>,
+    kernel: Option<&Value>,
+) -> Difference {
+    let side = |value: Option<&Value>| value.map(|value| value_text(*family, value));
+    Difference {
+        dataplane: "nftables".into(),
+        service,
+        what: format!("{} {}", set.name(), key_text(*family, *set, key)),
+        plan: side(plan),
+        kernel: side(kernel),
+    }
+}
+
+/// A chain whose rules are not as they should be.
+pub(super) fn of_chain(family: Family, chain: &str) -> Difference {
+    Difference {
+        dataplane: "nftables".into(),
+        service: String::new(),
+        what: format!("chain {chain} of {family}"),
+        plan: Some("its rules".to_owned()),
+        kernel: Some("other rules, or none".to_owned()),
+    }
+}
+
+/// Ranges of the node.
+pub(super) fn of_ranges(family: Family, set: Set) -> Difference {
+    let what = format!("{} of {family}", set.name());
+    let (plan, kernel) = (Some("the node's ranges".to_owned()), Some("other ranges".to_owned()));
+    Difference { dataplane: "nftables".into(), service: String::new(), what, plan, kernel }
 }
 
 /// A chain that should hang on a hook.
 pub(super) fn unhooked(family: Family, chain: &str) -> Difference {
     let what = format!("chain {chain} of {family}");
     let plan = Some("on its hook".to_owned());
-    Difference { dataplane: "nftables", service: String::new(), what, plan, kernel: None }
+    Difference { dataplane: "nftables".into(), service: String::new(), what, plan, kernel: None }
 }
 
 /// Whose addresses and node ports these are, by what keys begin with.
-fn owners(
+pub(super) fn owners(
     plan: &BTreeMap<Slot, Value>,
     kernel: &BTreeMap<Slot, Value>,
 ) -> BTreeMap<(Family, Vec<u8>), String> {
@@ -56,7 +117,7 @@ fn owners(
 }
 
 /// A key as far as the port.
-fn head(set: Set, key: &[u8]) -> Vec<u8> {
+pub(super) fn head(set: Set, key: &[u8]) -> Vec<u8> {
     let behind = match set.fields() {
         [.., Field::Port, Field::Number] => 4,
         [.., Field::Port, Field::From] => key.len().saturating_sub(8) / 2,
@@ -116,7 +177,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
-    use crate::desired::{Action, Endpoint, Frontend, List, Masquerade, Routes, Uses};
+    use crate::desired::{Action, Endpoint, Frontend, Masquerade, Routes, Uses};
     use crate::model::{Protocol, ServiceName};
 
     /// A service port with the ClusterIP 10.96.0.1 or fd00::1, node port 30080, and so many endpoints.
@@ -186,6 +247,19 @@ mod tests {
             assert!(found.iter().any(|one| one == line), "{line} is not in {found:#?}");
         }
         assert_eq!(found.len(), 6, "the chains of ClusterIP and node port, too: {found:#?}");
+    }
+
+    #[test]
+    fn an_address_with_fewer_endpoints_than_its_chain_spreads_over_does_not_hold_together() {
+        for family in Family::ALL {
+            let mut kernel = kernel(&[port(family, 2)]);
+            assert_eq!(torn(&kernel), []);
+            kernel.retain(|(_, set, key), _| {
+                *set != Set::NodePortEndpoints || !key.ends_with(&1_u32.to_ne_bytes())
+            });
+            let found = said(&torn(&kernel));
+            assert_eq!(found, ["default/web:http: node-ports tcp . 30080 < 2 endpoints > 1 endpoints"]);
+        }
     }
 
     #[test]

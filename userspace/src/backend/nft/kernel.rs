@@ -125,6 +125,40 @@ pub(super) fn read_set(socket: &mut Socket, place: Place<'_>, set: &str) -> io::
     })
 }
 
+/// The elements of a set, one by one and only once: whoever needs all of them begins anew where it is interrupted.
+pub(super) fn scan_set(
+    socket: &mut Socket,
+    place: Place<'_>,
+    set: &str,
+    mut take: impl FnMut(Element),
+) -> io::Result<()> {
+    let question = request(msg::GETSETELEM, DUMP, place.family, |w| {
+        w.text(elem::LIST_TABLE, place.table);
+        w.text(elem::LIST_SET, set);
+    });
+    socket.dump(&question, |answer| {
+        let list = answer.within(elem::LIST_ELEMENTS).filter(|(kind, _)| *kind == rule::LIST_ELEM);
+        list.filter_map(|(_, element)| read_element(&Reader(element))).for_each(&mut take);
+    })
+}
+
+/// The rules of a table, chain by chain: of each the kinds of its expressions. A chain without rules is not named.
+pub(super) fn scan_rules(
+    socket: &mut Socket,
+    place: Place<'_>,
+    mut take: impl FnMut(&str, String),
+) -> io::Result<()> {
+    let question = request(msg::GETRULE, DUMP, place.family, |w| w.text(rule::TABLE, place.table));
+    socket.dump(&question, |answer| {
+        let ours = answer.text(rule::TABLE) == Some(place.table);
+        if let Some(chain) = answer.text(rule::CHAIN).filter(|_| ours) {
+            let list = answer.within(rule::EXPRESSIONS).filter(|(kind, _)| *kind == rule::LIST_ELEM);
+            let kinds = list.filter_map(|(_, one)| Some(Reader(one).text(rule::EXPR_NAME)?.to_owned()));
+            take(chain, kinds.collect::<Vec<_>>().join(" "));
+        }
+    })
+}
+
 fn read_element(element: &Reader<'_>) -> Option<Element> {
     let value = |kind| element.within(kind).find(elem::DATA_VALUE).map(Box::from);
     let about = element.find(elem::USERDATA).and_then(read_comment);

@@ -1,6 +1,7 @@
 //! What the kernel holds, as far as it must be remembered, and the step from one image to another. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::chains::{Chain, may_stay};
 use super::image::{Image, Slot, Value};
@@ -111,6 +112,17 @@ impl Ledger {
     /// Whether somebody needs a chain.
     pub(super) fn needs(&self, chain: &(Family, Chain)) -> bool {
         self.chains.contains_key(chain)
+    }
+
+    /// The chains that somebody needs, from one on.
+    pub(super) fn needed(&self, after: Option<&(Family, Chain)>) -> impl Iterator<Item = &(Family, Chain)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.chains.range((from, Bound::Unbounded)).map(|(chain, _)| chain)
+    }
+
+    /// Whether nothing of an earlier process is left that may be asked for yet.
+    pub(super) fn is_settled(&self) -> bool {
+        self.orphans.is_empty()
     }
 
     /// Whether clients are still to be remembered under a number.

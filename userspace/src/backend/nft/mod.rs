@@ -3,9 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod chains;
 mod compare;
 mod describe;
+mod drift;
 mod flows;
 mod handover;
 mod image;
@@ -32,17 +34,18 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use self::audit::Audit;
 use self::chains::Chain;
 use self::chains::fixed::DISPATCH;
 pub use self::describe::Described;
+use self::drift::OF_NODE;
 use self::flows::{Flows, Memory};
 use self::image::Image;
-use self::kernel::{chains_of, has_rules, read_chains, read_counters, read_elements, read_tables};
-use self::layout::{Layout, by_set, is_fixed, ranges};
+use self::kernel::{chains_of, has_rules, read_chains, read_counters, read_elements, read_set, read_tables};
+use self::layout::{Layout, by_set, is_fixed};
 use self::ledger::{ChainName, Change, Ledger};
 pub use self::probe::probe;
 pub use self::sets::AFFINITY_CLIENTS;
-use self::sets::Set;
 pub use self::wire::Refused;
 use self::wire::{Batch, Socket};
 use super::difference::Difference;
@@ -127,6 +130,7 @@ pub struct Nft {
     /// Number of the ruleset that was looked at last.
     generation: Option<u32>,
     flows: Flows,
+    audit: Audit,
     _lock: Option<UnixListener>,
 }
 
@@ -166,6 +170,7 @@ impl Nft {
             pruned: false,
             generation: None,
             flows: Flows::start(),
+            audit: Audit::default(),
             _lock: lock,
         })
     }
@@ -334,7 +339,11 @@ impl Nft {
                 batch.add_elements(table.layout.place(table.name), set.name(), elements.iter());
             }
         }
-        Ok(self.socket.commit(batch)?)
+        if let Some(touched) = self.audit.touched() {
+            change.puts.keys().chain(change.drops.keys()).for_each(|slot| touched.element(slot));
+            change.new_chains.iter().for_each(|(family, chain)| touched.chain(*family, &chain.name()));
+        }
+        Ok(self.transact(batch)?)
     }
 
     fn table(&self, family: Family) -> Option<&Table> {
@@ -370,7 +379,7 @@ impl Nft {
     fn remove_chains(&mut self, chains: &[ChainName]) -> Result<(), Refused> {
         let mut batch = Batch::default();
         chains.iter().for_each(|(family, chain)| self.delete_chain(&mut batch, *family, chain));
-        self.socket.commit(batch)
+        self.transact(batch)
     }
 
     fn delete_chain(&self, batch: &mut Batch, family: Family, chain: &str) {
@@ -386,6 +395,7 @@ impl Nft {
             return Ok(());
         }
         self.ledger = Ledger::default();
+        self.audit = Audit::default();
         self.stale_ranges = true;
         let anew = self.failures > READ_AGAIN;
         let mut tables = Vec::new();
@@ -468,7 +478,10 @@ impl Nft {
         for index in 0..self.tables.len() {
             self.switch_family(index, &mut batch)?;
         }
-        self.socket.commit(batch)?;
+        self.transact(batch)?;
+        if let Some(touched) = self.audit.touched() {
+            touched.ranges = true;
+        }
         self.stale_ranges = false;
         self.ledger.retire_chains();
         self.sweep();
@@ -483,14 +496,7 @@ impl Nft {
         let Some(table) = self.tables.get(index) else { return Ok(()) };
         let place = table.layout.place(table.name);
         if self.stale_ranges {
-            let own = |range: &&IpNet| Family::of(range.addr()) == table.layout.family;
-            let cluster: Vec<IpNet> = self.cluster_ranges.iter().filter(own).copied().collect();
-            for (set, list) in
-                [(Set::ClusterRanges, cluster), (Set::NodePortAddresses, table.layout.node_port_ranges())]
-            {
-                batch.flush_set(place, set.name());
-                batch.add_elements(place, set.name(), ranges(&list).iter());
-            }
+            OF_NODE.into_iter().for_each(|set| self.write_ranges(batch, table, set));
         }
         table.layout.hook(batch, table.name, &table.hooks);
         let tables =
@@ -561,11 +567,43 @@ pub fn held_found(
 
 /// Where the tables are not as they should be for these service ports, read without the daemon; nothing if there are none.
 pub fn differences_found(
+    context: &Context,
+    cluster_ranges: &BTreeSet<IpNet>,
     want: &[(ServicePortName, ServicePort)],
 ) -> Result<Option<Vec<Difference>>, BackendError> {
+    let found = read_in_force()?;
+    Ok(found.map(|InForce { unhooked: mut all, elements, ranges }| {
+        all.extend(compare::differences(&elements, want));
+        let of_node = drift::differing_ranges(&ranges, context, cluster_ranges);
+        all.extend(of_node.map(|(family, set)| compare::of_ranges(family, set)));
+        all
+    }))
+}
+
+/// What of the tables does not hold together, read without the daemon; nothing if there are none.
+pub fn torn_found() -> Result<Option<Vec<Difference>>, BackendError> {
+    let found = read_in_force()?;
+    Ok(found.map(|InForce { unhooked: mut all, elements, ranges: _ }| {
+        all.extend(compare::torn(&elements));
+        all
+    }))
+}
+
+/// What is in force of ours.
+#[derive(Debug, Default)]
+struct InForce {
+    /// Chains that do not hang on their hooks.
+    unhooked: Vec<Difference>,
+    elements: BTreeMap<image::Slot, image::Value>,
+    /// What belongs to the node.
+    ranges: BTreeMap<drift::Place, drift::Borders>,
+}
+
+/// What is in force of ours; nothing if there are no tables.
+fn read_in_force() -> Result<Option<InForce>, BackendError> {
     let mut socket = Socket::open().map_err(|source| read("open the packet filter", source))?;
     let tables = found(&mut socket)?;
-    let (mut elements, mut all) = (BTreeMap::new(), Vec::new());
+    let mut all = InForce::default();
     for family in [Family::V4, Family::V6] {
         // While tables change over there are two: the one whose chains hang on hooks counts.
         let mut ours = Vec::new();
@@ -577,12 +615,16 @@ pub fn differences_found(
         }
         ours.sort_by_key(|(missing, _)| missing.len());
         let Some((missing, place)) = ours.into_iter().next() else { continue };
-        all.extend(missing.into_iter().map(|chain| compare::unhooked(family, &chain)));
+        all.unhooked.extend(missing.into_iter().map(|chain| compare::unhooked(family, &chain)));
         let theirs =
             read_elements(&mut socket, family, place).map_err(|source| read("read the elements", source))?;
-        elements.extend(theirs);
+        all.elements.extend(theirs);
+        for set in OF_NODE {
+            let found =
+                read_set(&mut socket, place, set.name()).map_err(|source| read("read the ranges", source))?;
+            all.ranges.insert((family, set), drift::borders(found));
+        }
     }
-    all.extend(compare::differences(&elements, want));
     Ok((!tables.is_empty()).then_some(all))
 }
 

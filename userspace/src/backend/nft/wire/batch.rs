@@ -197,6 +197,14 @@ impl Batch {
         });
     }
 
+    /// Removes all rules of a chain.
+    pub(crate) fn flush_chain(&mut self, place: Place<'_>, name: &str) {
+        self.message(msg::DELRULE, 0, place, format!("flush chain {name}"), |w| {
+            w.text(rule::TABLE, place.table);
+            w.text(rule::CHAIN, name);
+        });
+    }
+
     /// Makes a set or map.
     pub(crate) fn add_set(&mut self, place: Place<'_>, shape: &SetShape) {
         let id = self.next_set();

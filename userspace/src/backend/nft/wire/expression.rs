@@ -118,7 +118,8 @@ impl Expression<'_> {
         });
     }
 
-    const fn name(&self) -> &'static str {
+    /// As the kernel calls it.
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Load { .. } => "payload",
             Self::LoadMeta { .. } | Self::SetMark { .. } => "meta",

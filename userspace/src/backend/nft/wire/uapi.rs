@@ -18,6 +18,7 @@ pub(crate) mod msg {
     pub(crate) const DELCHAIN: u16 = 5;
     pub(crate) const NEWRULE: u16 = 6;
     pub(crate) const GETRULE: u16 = 7;
+    pub(crate) const DELRULE: u16 = 8;
     pub(crate) const NEWSET: u16 = 9;
     pub(crate) const NEWSETELEM: u16 = 12;
     pub(crate) const GETSETELEM: u16 = 13;
