@@ -18,6 +18,7 @@ mod network;
 mod object;
 mod pairs;
 mod report;
+mod rtnl;
 pub mod trial;
 mod xdp;
 
