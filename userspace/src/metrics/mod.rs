@@ -80,7 +80,7 @@ const BY_KIND: [&str; 1] = ["kind"];
 const BY_STATUS: [&str; 1] = ["code"];
 
 /// By whose tables differ, and in which way.
-const BY_KIND: [&str; 2] = ["dataplane", "kind"];
+const BY_DRIFT: [&str; 2] = ["dataplane", "kind"];
 /// Those whose tables are looked through.
 const DATAPLANES: [&str; 3] = ["ebpf", "edge", "nftables"];
 
@@ -106,7 +106,7 @@ impl Metrics {
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
         let drift = |name, help| {
-            let counters = maker.counters(name, help, &BY_KIND)?;
+            let counters = maker.counters(name, help, &BY_DRIFT)?;
             // What has not happened yet is zero, so that the first time is an increase.
             for (dataplane, kind) in
                 DATAPLANES.into_iter().flat_map(|of| difference::Kind::ALL.map(|kind| (of, kind)))

@@ -101,7 +101,8 @@ impl Books {
         plan.put_sources.extend(image.sources.iter().map(|range| (image::source(*sources, range), 1)));
         let numbers = lists.map(|(number, _)| number);
         let own = image.frontends.iter().filter(|(key, _)| self.owners.get(key) == Some(name));
-        plan.put_frontends.extend(own.map(|(key, rules)| (*key, rules.numbered(numbers, *sources))));
+        let service = service_number(name);
+        plan.put_frontends.extend(own.map(|(key, rules)| (*key, rules.numbered(numbers, *sources, service))));
         plan
     }
 
