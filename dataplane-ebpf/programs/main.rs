@@ -11,6 +11,8 @@ mod maps;
 mod sock;
 #[cfg(target_arch = "bpf")]
 mod sock_addr;
+#[cfg(target_arch = "bpf")]
+mod tally;
 
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]

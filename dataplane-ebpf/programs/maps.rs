@@ -1,9 +1,7 @@
 //! The maps, and the answers they give. Capacities are the smallest; the daemon sets its own when it loads.
 
-use core::arch::asm;
 use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
@@ -13,8 +11,7 @@ use dataplane_ebpf::abi::{
 };
 use dataplane_ebpf::datapath::{Deed, List, Tables, Way};
 
-/// `BPF_F_NO_PREALLOC`: an entry costs memory only while it exists, so generous capacities are cheap.
-const ON_DEMAND: usize = 1;
+use crate::tally::{ON_DEMAND, add, entry, traffic};
 
 #[btf_map]
 static SERVICES: HashMap<ServiceKey, Service, 1, ON_DEMAND> = HashMap::new();
@@ -158,14 +155,8 @@ impl Tables for Maps {
         let Some(place) = entry(&TRAFFIC, service, || Traffic::NONE) else {
             return self.count(Counter::Uncounted);
         };
-        // SAFETY: the entry is there for this run, whoever removes it; each field is eight bytes at a multiple of eight.
-        unsafe {
-            match deed {
-                Deed::Opened => add(addr_of_mut!((*place).opened), 1),
-                Deed::Refused => add(addr_of_mut!((*place).refused), 1),
-                Deed::Left => add(addr_of_mut!((*place).left), 1),
-            }
-        }
+        // SAFETY: the entry is there for this run, whoever removes it; it is a multiple of eight.
+        unsafe { traffic(place, deed) };
     }
 
     #[inline(always)]
@@ -190,27 +181,4 @@ impl Tables for Maps {
             }
         }
     }
-}
-
-/// The entry of a map of counts, made if it is missing; `None`: there is no room.
-#[inline(always)]
-fn entry<V>(map: &HashMap<u32, V, 1, ON_DEMAND>, key: u32, fresh: impl FnOnce() -> V) -> Option<*mut V> {
-    if let Some(place) = map.get_ptr_mut(key) {
-        return Some(place);
-    }
-    // Another CPU may have made it meanwhile; that one is as good.
-    let _ = map.insert(key, fresh(), BPF_NOEXIST.into());
-    map.get_ptr_mut(key)
-}
-
-/// Adds, whoever else adds at this moment. To add the highest number is to take one away.
-///
-/// # Safety
-///
-/// `place` is valid, and a multiple of eight.
-#[inline(always)]
-unsafe fn add(place: *mut u64, number: u64) {
-    // The library has no atomic addition for this target, for want of compare-and-swap in its oldest version.
-    // SAFETY: one instruction (BPF_ATOMIC | BPF_ADD), which touches nothing but the eight bytes that the caller vouches for.
-    unsafe { asm!("lock *(u64 *)({place} + 0) += {number}", place = in(reg) place, number = in(reg) number) };
 }

@@ -87,13 +87,7 @@ impl Tables for HostTables {
         if service == 0 {
             return;
         }
-        let mut traffic = self.traffic.borrow_mut();
-        let Traffic { opened, refused, left } = traffic.entry(service).or_insert(Traffic::NONE);
-        match deed {
-            Deed::Opened => *opened += 1,
-            Deed::Refused => *refused += 1,
-            Deed::Left => *left += 1,
-        }
+        self.traffic.borrow_mut().entry(service).or_insert(Traffic::NONE).add(deed);
     }
 
     fn raise(&self, id: u32, backend: &Backend) -> bool {
@@ -186,5 +180,17 @@ impl Socket for HostSocket {
 
     fn holds_mut(&mut self) -> Option<&mut Holds> {
         Some(self.holds.get_or_insert(Holds::NONE))
+    }
+}
+
+impl Traffic {
+    /// One more.
+    pub(crate) fn add(&mut self, deed: Deed) {
+        let Self { opened, refused, left } = self;
+        match deed {
+            Deed::Opened => *opened += 1,
+            Deed::Refused => *refused += 1,
+            Deed::Left => *left += 1,
+        }
     }
 }

@@ -8,8 +8,9 @@ use std::vec::Vec;
 
 use crate::abi::{
     Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
-    ListState, Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    ListState, Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target, Traffic,
 };
+use crate::datapath::Deed;
 use crate::datapath::edge::header::Header;
 use crate::datapath::edge::{
     Added, Frame, Hop, Step, Tables, Verdict, Way, again, back, checksum, egress, error, fragment, ingress,
@@ -60,6 +61,8 @@ pub struct EdgeTables {
     pub random: Cell<u32>,
     /// Events counted so far.
     pub counted: RefCell<BTreeMap<EdgeCounter, u64>>,
+    /// What became of new flows, by number of the service port.
+    pub traffic: RefCell<BTreeMap<u32, Traffic>>,
 }
 
 impl Default for EdgeTables {
@@ -83,6 +86,7 @@ impl Default for EdgeTables {
             seconds: Cell::new(1),
             random: Cell::new(0),
             counted: RefCell::default(),
+            traffic: RefCell::default(),
         }
     }
 }
@@ -263,6 +267,10 @@ impl Tables for EdgeTables {
 
     fn count(&self, counter: EdgeCounter) {
         *self.counted.borrow_mut().entry(counter).or_default() += 1;
+    }
+
+    fn tally(&self, service: u32, deed: Deed) {
+        self.traffic.borrow_mut().entry(service).or_insert(Traffic::NONE).add(deed);
     }
 }
 

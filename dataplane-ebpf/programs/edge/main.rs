@@ -1,6 +1,7 @@
 //! The programs at the edge: licence, panic handler, and a few lines a hook. All decisions are in the library.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod frame;
@@ -8,6 +9,9 @@ mod frame;
 mod hooks;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+#[path = "../tally.rs"]
+mod tally;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 

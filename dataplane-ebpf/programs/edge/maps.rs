@@ -10,12 +10,13 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime
 use aya_ebpf::macros::btf_map;
 use dataplane_ebpf::abi::{
     Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
-    ListState, Member, NO_EPOCH, STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
+    ListState, Member, NO_EPOCH, STEP_PROGRAMS, ServerKey, Side, SlotKey, SourceKey, Stay, Target, Traffic,
 };
+use dataplane_ebpf::datapath::Deed;
 use dataplane_ebpf::datapath::edge::frame::{Added, Hop, Tables};
 
-/// `BPF_F_NO_PREALLOC`: an entry costs memory only while it exists, so generous capacities are cheap.
-const ON_DEMAND: usize = 1;
+use crate::tally::{ON_DEMAND, entry, traffic};
+
 /// `-EEXIST`.
 const EXISTS: i32 = -17;
 
@@ -53,6 +54,8 @@ static STAYS: LruHashMap<ClientKey, Stay, 1> = LruHashMap::new();
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 1> = LruHashMap::new();
 #[btf_map]
 static EDGE_COUNTERS: PerCpuArray<u64, { EdgeCounter::ALL.len() }> = PerCpuArray::new();
+#[btf_map]
+static EDGE_TRAFFIC: HashMap<u32, Traffic, 1, ON_DEMAND> = HashMap::new();
 /// Programs that others go on with.
 #[btf_map]
 pub(crate) static STEPS: ProgramArray<{ STEP_PROGRAMS.len() }> = ProgramArray::new();
@@ -272,6 +275,15 @@ impl Tables for Maps {
             // SAFETY: the pointer is this CPU's entry, and programs of this type do not interrupt each other on it
             // often enough to matter: at worst one event is lost.
             unsafe { *count += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn tally(&self, service: u32, deed: Deed) {
+        // Without room nothing is counted for this one; the flow goes on all the same.
+        if let Some(place) = entry(&EDGE_TRAFFIC, service, || Traffic::NONE) {
+            // SAFETY: the entry is there for this run, whoever removes it; it is a multiple of eight.
+            unsafe { traffic(place, deed) };
         }
     }
 }

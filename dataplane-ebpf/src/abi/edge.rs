@@ -9,7 +9,8 @@ use super::abi;
 /// that its bytes are in network order. Words, because programs compare and copy whole ones.
 pub type Address = [u32; 4];
 
-/// Version of every layout in this file, and of the meaning of the maps. It is part of the pin directory's name.
+/// Version of every layout in this file that outlives a daemon, and of the meaning of the maps. It is part of the pin directory's
+/// name.
 pub const EDGE_VERSION: u32 = 1;
 
 /// Map of addresses: [`FrontendKey`] to [`Frontend`]. A node port stands under the unspecified address of its family.
@@ -33,6 +34,8 @@ pub const BACKED: &str = "BACKED";
 pub const SIDES: &str = "SIDES";
 /// One number, raised whenever a next hop may have changed; never [`NO_EPOCH`].
 pub const EPOCH: &str = "EPOCH";
+/// Map of what became of new flows: number of the service port, as in [`ListState`], to [`super::Traffic`]. It outlives a daemon.
+pub const EDGE_TRAFFIC: &str = "EDGE_TRAFFIC";
 /// Map of flows: [`FlowKey`] to [`Flow`].
 pub const FLOWS: &str = "FLOWS";
 /// Map of flows that have not been brought to a bigger [`FLOWS`] yet: the same keys and values. Looked at only while
@@ -120,7 +123,7 @@ abi! {
 
 abi! {
     /// What becomes of new flows to an address.
-    pub struct Frontend: 16 {
+    pub struct Frontend: 20 {
         /// List for flows from outside the cluster.
         pub outside: u32,
         /// List for flows from pods.
@@ -130,6 +133,8 @@ abi! {
         /// What to do: [`FORWARD`], [`DROP_FLOW`] and [`MASQUERADE`] for flows from outside, and the same, four bits
         /// higher, for flows from pods. Without any of them a flow is left to the packet filter.
         pub rules: u32,
+        /// Number of the service port, as in [`ListState`].
+        pub service: u32,
     }
 }
 

@@ -20,12 +20,12 @@ pub use affinity::{Affinity, AffinityKey, Member, MemberKey};
 pub use backend::{Backend, Endpoint};
 pub use counter::Counter;
 pub use edge::{
-    ANSWERED, ANSWERS, Address, BACKED, COVERED, ClientKey, DEVICES, DROP_FLOW, EDGE_COUNTERS, EDGE_VERSION,
-    EPOCH, EdgeCounter, EdgeDevice, FLOWS, FLOWS_BEFORE, FORWARD, FRAGMENTS, FRAMES, FRAMES_BACK, FRONTENDS,
-    Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, LISTS, ListState, MASQUERADE, MASQUERADED,
-    MOVES, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, OWN_ADDRESSES, PEER_FIN, PEER_RST, POD_RULES, REDIRECT,
-    REPLY, SEEN_FIN, SEEN_RST, SERVERS, SIDE_V4, SIDE_V6, SIDES, SOURCES, STAYS, STEP_PROGRAMS, STEPS,
-    ServerKey, Side, SourceKey, Stay, TARGETS, TRUSTS_STACK, Target,
+    ANSWERED, ANSWERS, Address, BACKED, COVERED, ClientKey, DEVICES, DROP_FLOW, EDGE_COUNTERS, EDGE_TRAFFIC,
+    EDGE_VERSION, EPOCH, EdgeCounter, EdgeDevice, FLOWS, FLOWS_BEFORE, FORWARD, FRAGMENTS, FRAMES,
+    FRAMES_BACK, FRONTENDS, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey, LISTS, ListState,
+    MASQUERADE, MASQUERADED, MOVES, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, OWN_ADDRESSES, PEER_FIN, PEER_RST,
+    POD_RULES, REDIRECT, REPLY, SEEN_FIN, SEEN_RST, SERVERS, SIDE_V4, SIDE_V6, SIDES, SOURCES, STAYS,
+    STEP_PROGRAMS, STEPS, ServerKey, Side, SourceKey, Stay, TARGETS, TRUSTS_STACK, Target,
 };
 pub use name::{NAME_BYTES, Name};
 pub use service::{DROP, Extent, INSIDE, OUTSIDE, Service, ServiceKey, Slot, SlotKey, State};

@@ -7,7 +7,7 @@ use crate::packet::{
     ACK, ETHERNET, ICMP, SCTP, SYN, TCP, UDP, errors, framed, icmp, ip, put, seal, tcp, udp, word,
 };
 use crate::world::Who::{Client, Here, There, Vip};
-use crate::world::{KINDS, Kind, World};
+use crate::world::{KINDS, Kind, SERVICE, World};
 
 /// A world in which the flow from port 4000 is there, so that a packet is not left for want of one; from 4001 it is not.
 fn flowing(kind: Kind) -> World {
@@ -100,7 +100,7 @@ fn other_protocols_are_left() {
     for kind in KINDS {
         for protocol in [SCTP, 47, 50, if kind.v6 { ICMP } else { 58 }] {
             let mut world = flowing(kind);
-            let frontend = Frontend { outside: 1, pod: 1, sources: 0, rules: 5 };
+            let frontend = Frontend { outside: 1, pod: 1, sources: 0, rules: 5, service: SERVICE };
             let port = crate::world::network(80);
             let key = FrontendKey { address: kind.address(Vip), port, protocol: protocol.into() };
             world.tables.frontends.insert(key, frontend);

@@ -4,7 +4,7 @@ use dataplane_ebpf::abi::{EdgeCounter, Frontend};
 
 use crate::packet::{ACK, FIN, RST, SYN, TCP, UDP};
 use crate::world::Who::{Client, Far, Here, Near, Node, There, Vip};
-use crate::world::{KINDS, Kind, World};
+use crate::world::{KINDS, Kind, SERVICE, World};
 
 fn of(protocol: u8) -> impl Iterator<Item = Kind> {
     KINDS.into_iter().filter(move |kind| kind.protocol == protocol)
@@ -129,7 +129,7 @@ fn datagrams_of_an_earlier_daemons_list_are_asked_for_in_that_of_the_address() {
             (flow.list, flow.generation) = (40, 400);
         }
         world.check_in(&one, "sent Client:4000 > Here:8080");
-        world.put(Vip, 80, Frontend { outside: 3, pod: 3, sources: 0, rules: 1 });
+        world.put(Vip, 80, Frontend { outside: 3, pod: 3, sources: 0, rules: 1, service: SERVICE });
         world.list(2, &[Here], &[]);
         world.check_in(&one, "left");
         assert_eq!(world.count(EdgeCounter::Moved), 1);

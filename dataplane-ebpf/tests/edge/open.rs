@@ -1,12 +1,12 @@
 //! New flows, and what is answered to them.
 
 use dataplane_ebpf::abi::{
-    ANSWERS, COVERED, DROP_FLOW, EdgeCounter, EdgeDevice, FORWARD, Frontend, MASQUERADE, POD_RULES,
+    ANSWERS, COVERED, DROP_FLOW, EdgeCounter, EdgeDevice, FORWARD, Frontend, MASQUERADE, POD_RULES, Traffic,
 };
 
 use crate::packet::ACK;
 use crate::world::Who::{Client, Far, Here, Node, Quiet, Router, Stranger, There, Twin, Vip};
-use crate::world::{KINDS, Who, World};
+use crate::world::{KINDS, SERVICE, Who, World};
 
 const BOTH: u32 = FORWARD | MASQUERADE;
 
@@ -146,10 +146,18 @@ fn pods_have_rules_and_a_list_of_their_own() {
     for kind in KINDS {
         let mut world = World::new(kind, &[Here]).with_pods();
         world.check_in(&kind.first((There, 4000), (Vip, 80)), "dropped");
-        let pods = Frontend { outside: 9, pod: 1, sources: 0, rules: DROP_FLOW | BOTH << POD_RULES };
+        let pods = Frontend {
+            outside: 9,
+            pod: 1,
+            sources: 0,
+            rules: DROP_FLOW | BOTH << POD_RULES,
+            service: SERVICE,
+        };
         world.put(Vip, 80, pods);
         world.check_in(&kind.first((There, 4000), (Vip, 80)), "sent There:4000 > Here:8080");
         world.check_in(&kind.first((Client, 4000), (Vip, 80)), "dropped");
+        let expected = Traffic { opened: 1, refused: 0, left: 2 };
+        assert_eq!(world.tables.traffic.borrow().get(&SERVICE), Some(&expected), "by service port, too");
     }
 }
 
@@ -165,7 +173,7 @@ fn without_a_range_of_pods_everybody_is_outside() {
 fn only_sources_in_a_range_are_let_in_where_there_are_ranges() {
     for kind in KINDS {
         let mut world = World::new(kind, &[Here]);
-        world.put(Vip, 80, Frontend { outside: 1, pod: 1, sources: 5, rules: BOTH });
+        world.put(Vip, 80, Frontend { outside: 1, pod: 1, sources: 5, rules: BOTH, service: SERVICE });
         world.let_in(5, Client, if kind.v6 { 64 } else { 24 });
         // Somebody else's ranges.
         world.let_in(4, Stranger, 0);
@@ -173,6 +181,8 @@ fn only_sources_in_a_range_are_let_in_where_there_are_ranges() {
         world.check_in(&kind.first((Router, 4000), (Vip, 80)), "sent Router:4000 > Here:8080");
         world.check_in(&kind.first((Stranger, 4000), (Vip, 80)), "dropped");
         assert_eq!(world.count(EdgeCounter::SourceRefused), 1);
+        let expected = Traffic { opened: 2, refused: 1, left: 0 };
+        assert_eq!(world.tables.traffic.borrow().get(&SERVICE), Some(&expected), "by service port, too");
         world.let_in(5, Stranger, if kind.v6 { 128 } else { 32 });
         world.check_in(&kind.first((Stranger, 4000), (Vip, 80)), "sent Stranger:4000 > Here:8080");
     }
@@ -202,7 +212,7 @@ fn an_address_of_a_service_counts_before_a_node_port() {
             port: crate::world::network(80),
             protocol: kind.protocol.into(),
         };
-        let frontend = Frontend { outside: 1, pod: 0, sources: 0, rules: BOTH };
+        let frontend = Frontend { outside: 1, pod: 0, sources: 0, rules: BOTH, service: SERVICE };
         world.tables.frontends.insert(key, frontend);
         world.check_in(&kind.first((Client, 4000), (Node, 80)), "sent Client:4000 > Here:8080");
     }
@@ -279,7 +289,7 @@ fn one_client_port_reaches_one_endpoint_by_two_addresses_of_the_service() {
 fn one_client_port_that_reaches_one_endpoint_by_two_ports_of_an_address_does_not_lose_the_first() {
     for kind in KINDS {
         let mut world = World::new(kind, &[Here]);
-        world.put(Vip, 81, Frontend { outside: 1, pod: 1, sources: 0, rules: BOTH });
+        world.put(Vip, 81, Frontend { outside: 1, pod: 1, sources: 0, rules: BOTH, service: SERVICE });
         world.check_in(&kind.first((Client, 4000), (Vip, 80)), "sent Client:4000 > Here:8080");
         world.check_in(&kind.first((Client, 4000), (Vip, 81)), "left");
         world.check_out(&kind.packet((Here, 8080), (Client, 4000), ACK), "passed Vip:80 > Client:4000");

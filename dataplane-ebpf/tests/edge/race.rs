@@ -7,6 +7,7 @@ use dataplane_ebpf::abi::{
     Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
     ListState, Member, REPLY, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
+use dataplane_ebpf::datapath::Deed;
 use dataplane_ebpf::datapath::edge::{Added, Hop, Step, Tables, open};
 use dataplane_ebpf::host_edge::EdgeTables;
 
@@ -77,6 +78,7 @@ impl Tables for Beaten<'_> {
         fn recent_seconds() -> u32;
         fn random() -> u32;
         fn count(counter: EdgeCounter);
+        fn tally(service: u32, deed: Deed);
     }
 }
 

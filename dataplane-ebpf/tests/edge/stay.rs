@@ -3,7 +3,7 @@
 use dataplane_ebpf::abi::Frontend;
 
 use crate::world::Who::{Client, Far, Here, Near, Stranger, There, Twin, Vip};
-use crate::world::{KINDS, Kind, Who, World};
+use crate::world::{KINDS, Kind, SERVICE, Who, World};
 
 const TIMEOUT: u32 = 10;
 
@@ -59,7 +59,7 @@ fn a_client_keeps_its_endpoint_by_another_list_of_the_service_port() {
             key.list = 2;
             world.tables.servers.insert(key, member);
         }
-        world.put(Twin, 80, Frontend { outside: 2, pod: 2, sources: 0, rules: 5 });
+        world.put(Twin, 80, Frontend { outside: 2, pod: 2, sources: 0, rules: 5, service: SERVICE });
         assert_eq!(asked(&world, Client, Twin, 3020..3040), first);
     }
 }

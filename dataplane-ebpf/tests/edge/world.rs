@@ -197,7 +197,17 @@ impl World {
     /// What becomes of flows to an address at port 80, from outside; those of pods would be dropped. The node's address
     /// stands for node ports.
     pub(crate) fn rules(&mut self, who: Who, rules: u32) {
-        self.put(who, 80, Frontend { outside: 1, pod: 1, sources: 0, rules: rules | DROP_FLOW << POD_RULES });
+        self.put(
+            who,
+            80,
+            Frontend {
+                outside: 1,
+                pod: 1,
+                sources: 0,
+                rules: rules | DROP_FLOW << POD_RULES,
+                service: SERVICE,
+            },
+        );
     }
 
     pub(crate) fn put(&mut self, who: Who, port: u16, frontend: Frontend) {

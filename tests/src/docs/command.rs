@@ -37,8 +37,8 @@ impl Command {
 
     /// Whether it goes on until somebody stops it.
     pub fn lasts(&self) -> bool {
-        let is_top = self.text.starts_with("sluice top") && !self.text.contains(" -n");
-        is_top || ["--watch", "--follow"].iter().any(|flag| self.text.contains(flag))
+        let is_live = self.text.contains("sluice top") && !self.text.contains(" -n");
+        is_live || self.text.contains("--watch") || self.text.contains("--follow")
     }
 }
 

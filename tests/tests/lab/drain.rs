@@ -286,31 +286,37 @@ fn datagrams_keep_an_endpoint_that_serves_and_none_that_has_gone() {
 }
 
 #[test]
-fn a_connection_of_the_socket_layer_is_seen_on_its_way_to_the_endpoint() {
+fn a_connection_of_the_socket_layer_is_counted_at_the_socket_with_a_daemon_and_without() {
     let stage = Stage::of_ebpf();
     let (a, b) = (stage.backend("a"), stage.backend("b"));
     let node = &stage.node;
-    let _daemon = stage.daemon();
+    let mut daemon = stage.daemon();
     stage.web(&[&a.pod]);
-    let pace = Pace { keep: true, workers: 1, rate: 10.0, ..Pace::default() };
+    let pace = Pace { keep: true, workers: 2, rate: 10.0, ..Pace::default() };
     let load = stage.client.load(Protocol::Tcp, WEB4, pace).unwrap();
-    load.more(3).unwrap();
+    load.more(4).unwrap();
     stage.web(&[&b.pod]);
-    let row = wait_row(node, TCP, a.pod.at(PORT), "a flow", has_one("direct"));
-    assert_eq!(row["why"], "gone", "{row:#}");
-    assert_eq!(row["flows"]["direct"]["moving"], 1, "{row:#}");
+    let at = a.pod.at(PORT);
+    let row = wait_row(node, TCP, at, "two flows", |row| row["flows"]["direct"]["flows"] == 2);
+    assert_eq!((&row["why"], &row["state"]), (&json!("gone"), &json!("draining")), "{row:#}");
+    assert_eq!((&row["flows"]["socket"]["flows"], &row["flows"]["direct"]["moving"]), (&json!(2), &json!(2)));
     assert_eq!((&row["flows"]["edge"]["flows"], &row["flows"]["nftables"]["flows"]), (&json!(0), &json!(0)));
-    assert_eq!(
-        (&row["state"], &row["flows"]["socket"]["flows"]),
-        (&json!("unknown"), &Value::Null),
-        "{row:#}"
-    );
-    assert!(row["flows"]["socket"]["unknown"].as_str().unwrap().contains("does not list"), "{row:#}");
+    assert_eq!(row["flows"]["socket"]["moving"], Value::Null, "nobody knows: {row:#}");
     let (_, code, complaint) = drain(node, &["default/web", "--wait=1"]).unwrap();
     assert_eq!(code, Some(1), "{complaint}");
+    wait_metric(node, "sluice_draining_flows{layer=\"socket\"}", 2.0);
+
+    daemon.kill9().unwrap();
+    let row = wait_row(node, TCP, at, "sockets without a daemon", |row| row["flows"]["socket"]["flows"] == 2);
+    assert_eq!((&row["why"], &row["leftUnknown"]), (&Value::Null, &json!("no daemon answers")), "{row:#}");
+    daemon.restart().unwrap();
+    let row =
+        wait_row(node, TCP, at, "sockets of before", |row| row["leftUnknown"] == "before this daemon began");
+    assert_eq!(row["flows"]["socket"]["flows"], 2, "{row:#}");
     load.stop().unwrap();
     let (_, code, complaint) = drain(node, &["default/web", "--wait=60"]).unwrap();
     assert_eq!(code, Some(0), "{complaint}");
+    wait_end(node, TCP, at);
 }
 
 #[test]

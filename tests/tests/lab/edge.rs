@@ -322,3 +322,36 @@ fn who_sends_too_much_for_a_way_that_is_known_is_told_how_much_fits() {
     }
     daemon.no_errors().unwrap();
 }
+
+#[test]
+fn flows_from_outside_are_counted_for_their_service_port() {
+    let outside = Outside::new();
+    let mut daemon = outside.daemon(&[]);
+    outside.web(|service| service);
+    let counts = || {
+        let output = outside.stage.node.sluice(&["services", "-o", "json"]).unwrap();
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let row = rows.into_iter().find(|row| row["portName"] == "tcp" && row["family"] == "IPv4").unwrap();
+        ["connections", "refused", "dropped", "open"].map(|field| row[field].as_u64().unwrap())
+    };
+    assert_eq!(counts(), [0, 0, 0, 0]);
+    let [v4, _] = outside.node_ports();
+    for _ in 0..3 {
+        assert!(outside.asker.call(Protocol::Tcp, v4).unwrap().ok);
+    }
+    let [connections, refused, dropped, open] = counts();
+    assert_eq!([connections, refused, dropped], [3, 0, 0]);
+    assert!(open <= 3, "{open}: both ends have closed, or are about to");
+    daemon.kill9().unwrap();
+    assert!(outside.asker.call(Protocol::Tcp, v4).unwrap().ok);
+    assert_eq!(counts()[0], 4, "without a daemon, too");
+    daemon.restart().unwrap();
+    assert_eq!(counts()[0], 4);
+    let load =
+        load(&outside.asker, Protocol::Tcp, v4, Pace { keep: true, workers: 2, ..Pace::default() }).unwrap();
+    load.more(10).unwrap();
+    let [connections, _, _, open] = counts();
+    assert_eq!(connections, 6);
+    assert!(open >= 2, "{open}");
+    load.stop().unwrap();
+}

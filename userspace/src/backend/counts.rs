@@ -11,6 +11,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::ebpf::{self, Counts, Pins, read_counts};
+use super::edge::{self, Pair, State};
 use super::{BackendError, chain};
 use crate::model::ServicePortName;
 
@@ -19,6 +20,8 @@ use crate::model::ServicePortName;
 pub enum Layer {
     /// eBPF at sockets: callers on this node.
     Socket,
+    /// eBPF at the node's outside devices: callers from outside.
+    Edge,
 }
 
 /// What one layer has counted for one service port since its maps were made.
@@ -71,6 +74,7 @@ impl Layer {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Socket => "socket",
+            Self::Edge => "edge",
         }
     }
 }
@@ -107,9 +111,52 @@ impl Usage {
     }
 }
 
+/// Whether the table of flows is gone through for those that are open at the edge: it may hold millions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flows {
+    /// What is open there is not known then.
+    Skipped,
+    /// For somebody who waits for it.
+    Counted,
+}
+
 /// Reads what is pinned, with or without the daemon; nothing where nobody counts.
-pub fn read(pin_dir: &Path) -> Result<Option<Usage>, BackendError> {
-    Ok(read_counts(&Pins::new(pin_dir))?.map(|counts| at_sockets(&counts)))
+pub fn read(pin_dir: &Path, flows: Flows) -> Result<Option<Usage>, BackendError> {
+    let Some(counts) = read_counts(&Pins::new(pin_dir))? else { return Ok(None) };
+    let mut usage = at_sockets(&counts);
+    if let Some(traffic) = edge::read_traffic(pin_dir)? {
+        let open = match flows {
+            Flows::Skipped => None,
+            Flows::Counted => edge::read_flows(pin_dir)?.as_deref().map(open_flows),
+        };
+        add_edge(&mut usage, counts.names.values(), &traffic, open.as_ref());
+    }
+    Ok(Some(usage))
+}
+
+/// Flows that have not ended, by number of the service port.
+fn open_flows(flows: &[Pair]) -> BTreeMap<u32, u64> {
+    let mut open = BTreeMap::new();
+    for flow in flows.iter().filter(|flow| flow.state != State::Closed) {
+        *open.entry(flow.service).or_default() += 1;
+    }
+    open
+}
+
+/// Adds what the edge layer has counted. It calls a service port by a number that is made of its name.
+fn add_edge<'a>(
+    usage: &mut Usage,
+    names: impl Iterator<Item = &'a ServicePortName>,
+    traffic: &BTreeMap<u32, Traffic>,
+    open: Option<&BTreeMap<u32, u64>>,
+) {
+    for name in names {
+        let number = edge::service_number(name);
+        let Some(Traffic { opened, refused, left }) = traffic.get(&number).copied() else { continue };
+        let open = open.map(|open| open.get(&number).copied().unwrap_or(0));
+        let tally = Tally { connections: opened, refused, dropped: left, open };
+        usage.ports.entry(name.clone()).or_default().layers.insert(Layer::Edge, tally);
+    }
 }
 
 /// Reads again and again, on a thread of its own that ends with the process: neither the loop nor whoever wants the metrics waits
@@ -122,7 +169,7 @@ pub fn follow(
     let look = move || {
         let mut failed = false;
         loop {
-            let usage = read(&pin_dir);
+            let usage = read(&pin_dir, Flows::Skipped);
             let failed_before = std::mem::replace(&mut failed, usage.is_err());
             match usage {
                 Ok(usage) => usage.iter().for_each(&mut tell),

@@ -5,6 +5,7 @@ mod connection;
 pub mod edge;
 mod load;
 mod pace;
+mod top;
 
 use std::ffi::OsString;
 use std::fs;
@@ -23,7 +24,6 @@ use crate::backend::ebpf::Capacity;
 use crate::backend::nft::{AFFINITY_CLIENTS, NOTRACK_BIT};
 use crate::backend::probe::Place;
 use crate::explain::{Source, Target};
-use crate::inspect::top::{Sort, Wish};
 use crate::inspect::{Output, Show, answer};
 use crate::model::ServiceName;
 use crate::settings::print::Own;
@@ -33,6 +33,7 @@ use crate::settings::{Effective, Flags, flags};
 pub use self::client::client;
 pub use self::connection::connect;
 pub use self::load::effective;
+pub use self::top::Top;
 
 /// Where bpf file systems are mounted by custom.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -83,7 +84,7 @@ enum Verb {
     Flows(Flows),
     /// Say who gets no new flows any more and still has some: why, since when, and by which layer; or wait for their end
     Drain(Drain),
-    /// Show which services get connections at this moment, from clients on this node; at a terminal again and again
+    /// Show which services get connections at this moment, read from the kernel; at a terminal again and again
     Top(Top),
     /// Show what this node would do for each address, and why; reads once, touches nothing, needs no privilege
     Plan(Plan),
@@ -397,26 +398,6 @@ pub struct Drain {
     /// Where the daemon answers.
     #[command(flatten)]
     pub socket: Socket,
-}
-
-/// Flags of `top`.
-#[derive(Clone, Debug, Args)]
-pub struct Top {
-    /// Time between two readings, in seconds; the first page comes after it
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = answer::seconds)]
-    pub interval: Duration,
-    /// End after so many pages [default: never]
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub iterations: Option<u64>,
-    /// Which rows come first
-    #[arg(long, value_name = "ORDER", default_value = "new")]
-    pub sort: Sort,
-    /// How to print; at a terminal, tables are live, and keys change their order
-    #[arg(short, long, default_value = "table")]
-    pub output: Output,
-    /// Where programs and maps are pinned.
-    #[command(flatten)]
-    pub pins: PinDir,
 }
 
 /// Flags of `explain`.
@@ -745,15 +726,6 @@ impl Run {
     /// The cgroup to serve: the one given, or the root of the v2 tree.
     pub fn cgroup(&self) -> Option<PathBuf> {
         cgroup(self.cgroup.as_ref())
-    }
-}
-
-impl Top {
-    /// What was asked for.
-    pub fn wish(&self) -> Wish {
-        let Self { interval, iterations, sort, output, pins } = self;
-        let (interval, iterations, sort, output) = (*interval, *iterations, *sort, *output);
-        Wish { pin_dir: pins.path(), interval, iterations, sort, output }
     }
 }
 

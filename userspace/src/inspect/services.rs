@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::table::table;
 use super::{Answer, Show, advice, present};
-use crate::backend::counts::{self, EndpointUse, Tally, Usage};
+use crate::backend::counts::{self, EndpointUse, Flows, Tally, Usage};
 use crate::backend::ebpf::{Entries, Pins, Summary, describe, read_pinned};
 use crate::backend::nft::{self, Described};
 use crate::backend::survey::List;
@@ -171,7 +171,7 @@ fn known(number: Option<u64>) -> String {
 
 /// Who may not read the counts sees the rest.
 fn usage(pin_dir: &Path) -> Option<Usage> {
-    counts::read(pin_dir).unwrap_or_default()
+    counts::read(pin_dir, Flows::Counted).unwrap_or_default()
 }
 
 fn port_row(name: &ServicePortName) -> PortRow {

@@ -63,10 +63,14 @@ pub struct Metrics {
     written: IntCounter,
     removed: IntCounter,
     log_lines_lost: IntCounter,
+    failing: GaugeVec,
+    source_failures: IntCounterVec,
 }
 
 /// By family, as kube-proxy has it; one pass here serves both.
 const BY_FAMILY: [&str; 1] = ["ip_family"];
+/// By the kind of objects.
+const BY_KIND: [&str; 1] = ["kind"];
 /// By the status of an HTTP answer.
 const BY_STATUS: [&str; 1] = ["code"];
 
@@ -125,10 +129,18 @@ impl Metrics {
             written: maker.counter("sluice_kernel_entries_written_total", WRITTEN)?,
             removed: maker.counter("sluice_kernel_entries_removed_total", REMOVED)?,
             log_lines_lost: maker.counter("sluice_log_lines_lost_total", LOG_LINES_LOST)?,
+            failing: maker.gauges_by("sluice_source_failing", FAILING, &BY_KIND)?,
+            source_failures: maker.counters("sluice_source_failures_total", SOURCE_FAILURES, &BY_KIND)?,
             registry,
             facts,
             services: shown,
         })
+    }
+
+    fn hears(&self, kind: Kind, hears: bool) {
+        self.failing.with_label_values(&[kind.as_str()]).set(if hears { 0.0 } else { 1.0 });
+        let failures = self.source_failures.with_label_values(&[kind.as_str()]);
+        failures.inc_by(u64::from(!hears));
     }
 
     /// So many lines of the log have been lost until now.
@@ -143,6 +155,7 @@ impl Metrics {
                 Change::Service(_) => self.waits(Kind::Service),
                 Change::Slice(_) => self.waits(Kind::EndpointSlice),
                 Change::Deleted(object) => self.waits(object.kind),
+                Change::Hears(kind, hears) => self.hears(*kind, *hears),
                 Change::Node(_)
                 | Change::ServiceCidr(_)
                 | Change::Unreadable { .. }
@@ -252,6 +265,8 @@ const LIVEZ: &str = "Answers at /livez, by status.";
 const CHANGE: &str = "Time from a change's arrival until it was in force, in seconds.";
 const WRITTEN: &str = "Entries written to the kernel: map entries, set elements, rules.";
 const REMOVED: &str = "Entries removed from the kernel.";
+const FAILING: &str = "Whether changes of a kind of objects are not heard of at present (1).";
+const SOURCE_FAILURES: &str = "How often that began or was tried in vain.";
 const LOG_LINES_LOST: &str = "Lines of the log that nobody has read in time.";
 
 /// From 50 microseconds to half a minute.
@@ -283,7 +298,11 @@ impl Maker<'_> {
     }
 
     fn gauges(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
-        self.add(GaugeVec::new(Opts::new(name, help), &BY_FAMILY)?)
+        self.gauges_by(name, help, &BY_FAMILY)
+    }
+
+    fn gauges_by(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {

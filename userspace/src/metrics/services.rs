@@ -110,8 +110,8 @@ impl Ledger {
     }
 }
 
-const CONNECTIONS: &str = "Connections, and flows of datagrams, from this node that got an endpoint.";
-const REFUSED: &str = "Those that were refused, because there is no endpoint.";
+const CONNECTIONS: &str = "Connections, and flows of datagrams, that got an endpoint.";
+const REFUSED: &str = "Those that were refused: there is no endpoint, or the source is not let in.";
 const DROPPED: &str = "Those that found nobody here who may serve them, though others do elsewhere.";
 const OPEN: &str = "How many are open. Absent where their end is not seen.";
 const PORTS: &str = "Service ports that were asked for, by whether they have labels of their own.";

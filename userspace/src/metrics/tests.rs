@@ -9,7 +9,7 @@ use crate::desired::Unreached;
 use crate::drain::memory::Named;
 use crate::drain::{self, Numbers};
 use crate::model::sample::{apply_service, apply_slice, delete, service, slice};
-use crate::model::{Counts, Kind, Protocol, ServiceName, ServicePortName};
+use crate::model::{Change, Counts, Kind, Protocol, ServiceName, ServicePortName};
 
 const TABLE: &str = include_str!("../../../docs/metrics.md");
 
@@ -105,6 +105,7 @@ fn shown() -> String {
         });
     }
     metrics.failed();
+    metrics.received(&[false, true, false].map(|hears| Change::Hears(Kind::Service, hears)));
     metrics.probed(Probe::Healthz, 503);
     metrics.probed(Probe::Livez, 200);
     metrics.programmed(Family::V6, Duration::from_secs(4));
@@ -127,6 +128,8 @@ fn all_that_is_known_is_shown() {
     let text = shown();
     for (sample, expected) in [
         ("sluice_synced", 0.0),
+        ("sluice_source_failing{kind=\"Service\"}", 1.0),
+        ("sluice_source_failures_total{kind=\"Service\"}", 2.0),
         ("sluice_problems", 1.0),
         ("sluice_objects{kind=\"endpoint\"}", 6.0),
         ("sluice_source_listed{kind=\"Service\"}", 1.0),

@@ -638,7 +638,9 @@ fn tells_problems(change: &Change) -> bool {
         Change::Unreadable { object: _, problems } | Change::Problems { object: _, problems } => {
             !problems.is_empty()
         }
-        Change::Deleted(_) | Change::Begin(_) | Change::End(_) | Change::Partial(_) => false,
+        Change::Deleted(_) | Change::Begin(_) | Change::End(_) | Change::Partial(_) | Change::Hears(..) => {
+            false
+        }
     }
 }
 

@@ -260,6 +260,7 @@ impl Watch {
             Event::InitApply(object) => self.apply(object).await,
             Event::InitDone => {
                 info!(kind = %self.kind, "list is complete");
+                self.send(Change::Hears(self.kind, true)).await?;
                 self.recovered().await?;
                 self.send(Change::End(self.kind)).await
             }
@@ -299,6 +300,7 @@ impl Watch {
         } else if self.failing.is_none() {
             warn!(kind = %self.kind, %error, "watch failed; what is known stays in force, retrying");
         }
+        self.send(Change::Hears(self.kind, false)).await?;
         let message = format!("{error}; what is known stays in force");
         self.report(vec![problem(self.kind, &message)]).await?;
         sleep(self.pauses.next().unwrap_or(LAST_PAUSE)).await;
@@ -312,6 +314,7 @@ impl Watch {
         }
         self.pauses = pauses();
         info!(kind = %self.kind, "watch works again");
+        self.send(Change::Hears(self.kind, true)).await?;
         self.report(Vec::new()).await
     }
 
@@ -375,6 +378,23 @@ mod tests {
         check([refused(503), Ok(Event::Apply(web()))], &["wrong", well, "Service"]).await;
         check([refused(503), Ok(Event::Delete(web()))], &["wrong", well, deleted]).await;
         check([Ok(Event::Delete(web()))], &[deleted]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whether_changes_are_heard_of_is_told_when_it_changes() {
+        let (mut watch, mut received) = watch();
+        let events = vec![
+            Ok(Event::InitDone),
+            refused(503),
+            refused(503),
+            Ok(Event::Apply(web())),
+            Ok(Event::Apply(web())),
+        ];
+        run(&mut watch, events, false).await;
+        let told: Vec<bool> = std::iter::from_fn(|| received.try_recv().ok())
+            .filter_map(|change| if let Change::Hears(_, hears) = change { Some(hears) } else { None })
+            .collect();
+        assert_eq!(told, [true, false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -473,7 +493,8 @@ mod tests {
     }
 
     fn told(received: &mut mpsc::Receiver<Change>) -> Vec<&'static str> {
-        std::iter::from_fn(|| received.try_recv().ok()).map(|change| word(&change)).collect()
+        let all = std::iter::from_fn(|| received.try_recv().ok());
+        all.map(|change| word(&change)).filter(|word| !["hears", "deaf"].contains(word)).collect()
     }
 
     fn word(change: &Change) -> &'static str {
@@ -487,6 +508,8 @@ mod tests {
             Change::Begin(_) => "Begin",
             Change::End(_) => "End",
             Change::Partial(_) => "Partial",
+            Change::Hears(_, true) => "hears",
+            Change::Hears(_, false) => "deaf",
             Change::Problems { object: _, problems } if problems.is_empty() => "well",
             Change::Problems { .. } => "wrong",
         }

@@ -7,6 +7,7 @@ use crate::abi::{
     Address, ClientKey, EdgeCounter, EdgeDevice, Flow, FlowKey, Fragment, FragmentKey, Frontend, FrontendKey,
     ListState, Member, ServerKey, Side, SlotKey, SourceKey, Stay, Target,
 };
+use crate::datapath::Deed;
 
 /// A packet, from its first byte.
 pub trait Frame {
@@ -115,4 +116,6 @@ pub trait Tables {
     fn random(&self) -> u32;
     /// Counts an event.
     fn count(&self, counter: EdgeCounter);
+    /// Counts what became of a new flow for a service port, by its number.
+    fn tally(&self, service: u32, deed: Deed);
 }

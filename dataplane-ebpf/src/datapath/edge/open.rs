@@ -9,6 +9,7 @@ use crate::abi::{
     ListState, MASQUERADE, MASQUERADED, MOVES, Member, NO_EPOCH, NODE_PORTS, NOT_LISTED, OWN, POD_RULES,
     REDIRECT, ServerKey, Side, SlotKey, SourceKey, Stay, TRUSTS_STACK, Target,
 };
+use crate::datapath::Deed;
 
 /// How often a choice is begun anew when the list changes under it.
 const TRIES: usize = 3;
@@ -76,6 +77,7 @@ fn wish(tables: &impl Tables, header: &Header, side: &Side, frontend: &Frontend)
     }
     if !lets_in(tables, header, frontend) {
         tables.count(EdgeCounter::SourceRefused);
+        tables.tally(frontend.service, Deed::Refused);
         return Err(Opened::Dropped);
     }
     let pod = is_pod(&header.source, side);
@@ -83,6 +85,7 @@ fn wish(tables: &impl Tables, header: &Header, side: &Side, frontend: &Frontend)
         if pod { (frontend.pod, frontend.rules >> POD_RULES) } else { (frontend.outside, frontend.rules) };
     if rules & DROP_FLOW != 0 {
         tables.count(EdgeCounter::NoLocalEndpoint);
+        tables.tally(frontend.service, Deed::Left);
         return Err(Opened::Dropped);
     }
     if rules & FORWARD == 0 {
@@ -245,7 +248,10 @@ fn write(tables: &impl Tables, header: &Header, side: &Side, mut flow: Flow, sou
         }
     }
     match tables.add(&key, &flow) {
-        Added::Yes => tables.count(EdgeCounter::Opened),
+        Added::Yes => {
+            tables.count(EdgeCounter::Opened);
+            tables.tally(flow.service, Deed::Opened);
+        }
         // Another processor was faster with another packet of the same flow, and its word counts. A port that was found for
         // this one is free again; without one, both have written the same entry for answers.
         Added::Taken if own => tables.remove(&life::sibling(&key, &flow)),

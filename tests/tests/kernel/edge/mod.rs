@@ -109,6 +109,7 @@ impl Twins {
         let flows = flows.into_iter().map(|(key, flow)| (key, Flow { seen: 0, ..flow })).collect();
         assert_eq!(self.rig.flows(), flows);
         assert_eq!(self.rig.counted(), self.tables.counted.borrow().clone());
+        assert_eq!(self.rig.traffic(), self.tables.traffic.borrow().clone());
     }
 
     /// Packets, and other lists and routes in between.

@@ -87,6 +87,7 @@ fn frontends(tables: &mut EdgeTables, v6: bool) {
         pod: list(v6, which),
         sources: 0,
         rules: rules | rules << POD_RULES,
+        service: 1,
     };
     let services = [
         all(ANY, both),

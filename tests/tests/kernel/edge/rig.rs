@@ -8,7 +8,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use dataplane_ebpf::abi::{
-    self, EdgeCounter, EdgeDevice, FRAMES, FRAMES_BACK, Flow, FlowKey, ListState, SIDE_V4, SIDE_V6, SourceKey,
+    self, EdgeCounter, EdgeDevice, FRAMES, FRAMES_BACK, Flow, FlowKey, ListState, SIDE_V4, SIDE_V6,
+    SourceKey, Traffic,
 };
 use dataplane_ebpf::datapath::edge::Hop;
 use dataplane_ebpf::host_edge::EdgeTables;
@@ -102,6 +103,7 @@ impl EdgeRig {
             seconds: _,
             random: _,
             counted: _,
+            traffic: _,
         } = tables;
         let ebpf = &mut self.ebpf;
         refill(ebpf, abi::FRONTENDS, frontends);
@@ -192,6 +194,13 @@ impl EdgeRig {
         entries.collect::<Result<_, _>>().expect("its entries")
     }
 
+    /// What became of new flows, by service port.
+    pub(crate) fn traffic(&mut self) -> BTreeMap<u32, Traffic> {
+        let map = self.ebpf.map_mut(abi::EDGE_TRAFFIC).expect("a map of counts");
+        let map: HashMap<_, u32, Traffic> = map.try_into().expect("a hash map");
+        map.iter().collect::<Result<_, _>>().expect("its entries")
+    }
+
     /// All counts that are not zero.
     pub(crate) fn counted(&mut self) -> BTreeMap<EdgeCounter, u64> {
         let map = self.ebpf.map_mut(abi::EDGE_COUNTERS).expect("a map of counts");
@@ -219,6 +228,7 @@ fn object(flows: u32) -> Ebpf {
         abi::BACKED,
         abi::STAYS,
         abi::FRAGMENTS,
+        abi::EDGE_TRAFFIC,
     ] {
         loader.map_max_entries(map, ROOM);
     }

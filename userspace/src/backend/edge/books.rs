@@ -54,6 +54,8 @@ pub(super) struct Books {
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) plan: Plan,
+    /// Numbers of service ports that are no more.
+    pub(super) gone: Vec<u32>,
     held: Vec<(ServicePortName, Held)>,
 }
 
@@ -76,10 +78,11 @@ impl Books {
     /// What brings these Services to what is wanted. Numbers are taken from the books at once; [`Self::done`] writes down the
     /// rest.
     pub(super) fn step(&mut self, wanted: &Wanted) -> Step {
-        let mut step = Step { plan: Plan::default(), held: Vec::new() };
+        let mut step = Step { plan: Plan::default(), gone: Vec::new(), held: Vec::new() };
         for (service, ports) in wanted {
             let names = ServicePortName::all_of(&self.have, service).map(|(name, _)| name);
             let gone: Vec<_> = names.filter(|name| !ports.contains_key(name)).cloned().collect();
+            step.gone.extend(gone.iter().map(service_number));
             gone.into_iter().for_each(|name| self.change(&mut step, name, Image::default()));
             for (name, port) in ports {
                 self.change(&mut step, name.clone(), image::image(name, port));
@@ -100,13 +103,15 @@ impl Books {
         for at in 0..2 {
             self.change_list(&mut step.plan, &name, &had, &mut held, at);
         }
-        let numbers = held.lists.map(|(number, _)| number);
+        let (numbers, service) = (held.lists.map(|(number, _)| number), service_number(&name));
         let before = had.image.frontends.iter();
         let before: BTreeMap<FrontendKey, Frontend> = before
-            .map(|(key, rules)| (*key, rules.numbered(had.lists.map(|(number, _)| number), had.sources)))
+            .map(|(key, rules)| {
+                (*key, rules.numbered(had.lists.map(|(number, _)| number), had.sources, service))
+            })
             .collect();
         for (key, rules) in &held.image.frontends {
-            let value = rules.numbered(numbers, held.sources);
+            let value = rules.numbered(numbers, held.sources, service);
             let is_mine = self.owners.get(key) == Some(&name);
             if !is_mine || before.get(key) != Some(&value) {
                 step.plan.put_frontends.push((*key, value));

@@ -54,7 +54,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// With the numbers of lists and sources.
-    pub(super) fn numbered(self, lists: [u32; 2], sources: u32) -> Frontend {
+    pub(super) fn numbered(self, lists: [u32; 2], sources: u32, service: u32) -> Frontend {
         let number =
             |list: Option<List>| list.and_then(|list| lists.get(place(list)).copied()).unwrap_or_default();
         Frontend {
@@ -62,6 +62,7 @@ impl Rules {
             pod: number(self.pod),
             sources: if self.filtered { sources } else { 0 },
             rules: self.rules,
+            service,
         }
     }
 }

@@ -3,7 +3,7 @@
 use aya::maps::{Array, MapData};
 use dataplane_ebpf::abi::{
     self, Address, EdgeDevice, Frontend, FrontendKey, ListState, Member, ServerKey, Side, SlotKey, SourceKey,
-    Target,
+    Target, Traffic,
 };
 
 use super::super::ebpf::table::Table;
@@ -22,6 +22,7 @@ pub(super) struct Maps {
     devices: Table<u32, EdgeDevice>,
     backed: Table<Address, u32>,
     sides: Array<MapData, Side>,
+    traffic: Table<u32, Traffic>,
 }
 
 impl Maps {
@@ -36,6 +37,7 @@ impl Maps {
             devices: object.table(abi::DEVICES)?,
             backed: object.table(abi::BACKED)?,
             sides: object.array(abi::SIDES)?,
+            traffic: object.table(abi::EDGE_TRAFFIC)?,
         })
     }
 
@@ -58,6 +60,11 @@ impl Maps {
         self.servers.remove(&plan.drop_servers)?;
         self.sources.remove(&plan.drop_sources)?;
         Ok(Applied { puts: plan.puts(), drops: plan.drops() })
+    }
+
+    /// Forgets what was counted for service ports that are no more.
+    pub(super) fn forget(&self, services: &[u32]) -> Result<(), BackendError> {
+        self.traffic.remove(services)
     }
 
     /// Says what is the same for all flows of a family.

@@ -18,6 +18,7 @@ mod network;
 mod object;
 mod pairs;
 mod report;
+mod rtnl;
 pub mod trial;
 mod xdp;
 
@@ -51,7 +52,7 @@ use self::monitor::Monitor;
 use self::network::{Device, Network};
 pub use self::object::{Capacity, flows_within};
 use self::object::{Object, home};
-pub use self::pairs::{Pair, read_flows, show_flows};
+pub use self::pairs::{Pair, read_flows, read_traffic, show_flows};
 use self::report::Counters;
 pub use self::report::{DeviceState, Report, report_pinned};
 use self::xdp::Express;
@@ -206,6 +207,7 @@ impl Edge {
             self.tell_backed(change)?;
         }
         let applied = self.maps.write(&step.plan)?;
+        self.maps.forget(&step.gone)?;
         self.books.done(step);
         if self.in_force {
             self.back_no_others()?;

@@ -1,19 +1,17 @@
-//! The node's devices, addresses and default routes, read by rtnetlink (RFC 3549; rtnetlink(7)).
+//! The node's devices, addresses and default routes, as rtnetlink tells them.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::Socket;
 
-/// Largest piece of a listing.
-const PIECE: usize = 1 << 16;
+use super::rtnl::{connect, exchange};
 
 /// What there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,13 +34,6 @@ pub(super) struct Device {
     pub(super) is_loopback: bool,
     /// No hardware is behind it: a cable, a bridge, a bond, a tunnel.
     pub(super) is_software: bool,
-}
-
-fn connect() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
 }
 
 /// Reads all of it in this network namespace.
@@ -119,7 +110,7 @@ impl Ways {
     fn ask(&self, question: RouteNetlinkMessage, take: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
         const MISSING: [i32; 5] =
             [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENODEV, libc::EACCES, libc::EINVAL];
-        match exchange(&self.0, question, NLM_F_REQUEST | NLM_F_ACK, take) {
+        match ask(&self.0, question, NLM_F_ACK, take) {
             Err(error) if error.raw_os_error().is_some_and(|code| MISSING.contains(&code)) => Ok(()),
             outcome => outcome,
         }
@@ -183,40 +174,22 @@ fn dump(
     question: RouteNetlinkMessage,
     take: impl FnMut(RouteNetlinkMessage),
 ) -> io::Result<()> {
-    exchange(socket, question, NLM_F_REQUEST | NLM_F_DUMP, take)
+    ask(socket, question, NLM_F_DUMP, take)
 }
 
-/// Sends a question, and reads answers until the kernel says that it was the last.
-fn exchange(
+/// An exchange with messages of known types.
+fn ask(
     socket: &Socket,
     question: RouteNetlinkMessage,
     flags: u16,
     mut take: impl FnMut(RouteNetlinkMessage),
 ) -> io::Result<()> {
-    let mut message = NetlinkMessage::from(question);
-    message.header.flags = flags;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let mut buffer = vec![0; PIECE];
-    loop {
-        let length = socket.recv(&mut &mut buffer[..], 0)?;
-        let mut rest = buffer.get(..length).unwrap_or_default();
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::Error(_) => return Ok(()),
-                NetlinkPayload::InnerMessage(inner) => take(inner),
-                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-                // The kind cannot be listed to its end.
-                _ => {}
-            }
-            let used = (message.header.length as usize).next_multiple_of(4).max(1);
-            rest = rest.get(used..).unwrap_or_default();
+    exchange(socket, question, flags, &mut |message| {
+        let message =
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(io::Error::other)?;
+        if let NetlinkPayload::InnerMessage(inner) = message.payload {
+            take(inner);
         }
-    }
+        Ok(())
+    })
 }

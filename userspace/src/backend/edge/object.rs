@@ -18,11 +18,13 @@ use crate::backend::BackendError;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/edge"));
 
 /// Maps that outlive a daemon.
-const SHARED: [&str; 3] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS];
+const SHARED: [&str; 4] = [abi::FLOWS, abi::STAYS, abi::EDGE_COUNTERS, abi::EDGE_TRAFFIC];
 /// The program for frames before the stack.
 const EXPRESS: &str = "edge_express";
 /// How many clients' endpoints are remembered. The least recently used is forgotten for a new one.
 const STAYS: u32 = 131_072;
+/// How many service ports are counted for: only those that somebody outside has asked for.
+const COUNTED: u32 = 65_536;
 /// Of how many answers in fragments, at once, the rest is expected.
 const FRAGMENTS: u32 = 16_384;
 /// Addresses and devices of a node.
@@ -75,6 +77,7 @@ impl Object {
         loader.map_max_entries(abi::FLOWS, grow::entries_of(capacity.flows));
         loader.map_max_entries(abi::FRAGMENTS, FRAGMENTS);
         loader.map_max_entries(abi::STAYS, STAYS);
+        loader.map_max_entries(abi::EDGE_TRAFFIC, COUNTED);
         let loaded = loader.load(OBJECT).map_err(|error| BackendError::Object(Box::new(error)));
         let ebpf = loaded.inspect_err(|_| grow::take_back(pins))?;
         if is_new {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use dataplane_ebpf::abi::{FLOWS, Flow, FlowKey, MASQUERADED, REPLY};
+use aya::maps::MapData;
+use dataplane_ebpf::abi::{EDGE_TRAFFIC, FLOWS, Flow, FlowKey, MASQUERADED, REPLY, Traffic};
 use dataplane_ebpf::datapath::edge::header::{TCP, split, swapped};
 use dataplane_ebpf::datapath::edge::life;
 
+use super::super::ebpf::table::Table;
 use super::flows::{self, State, turned};
 use super::image;
-use super::object::home;
+use super::object::{broken, home};
 use crate::backend::BackendError;
 use crate::model::Protocol;
 
@@ -45,6 +47,17 @@ pub fn read_flows(pin_dir: &Path) -> Result<Option<Vec<Pair>>, BackendError> {
     }
     let all = flows::open(&home)?.dump()?;
     Ok(Some(join(&all, flows::now())))
+}
+
+/// What became of new flows by number of the service port, counted by whichever daemons; nothing if none has an edge layer, or
+/// had one.
+pub fn read_traffic(pin_dir: &Path) -> Result<Option<BTreeMap<u32, Traffic>>, BackendError> {
+    let path = home(pin_dir).join(EDGE_TRAFFIC);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let table = MapData::from_pin(&path).map_err(|error| broken(EDGE_TRAFFIC, "open", error))?;
+    Ok(Some(Table::new(EDGE_TRAFFIC, table)?.dump()?.into_iter().collect()))
 }
 
 /// Shows each flow that is wanted by its service's number and its endpoint; false if there is no table. Of the table no more

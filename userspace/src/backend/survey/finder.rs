@@ -102,6 +102,14 @@ impl Finder {
         self.take_in_unless_used(port, endpoint)
     }
 
+    /// Somebody has sockets.
+    pub(super) fn at_socket(&mut self, port: &ServicePortName, endpoint: SocketAddr) {
+        let is_known = self.by_number.contains_key(&(service_number(port), endpoint));
+        if self.is_open && !is_known {
+            self.take_in_unless_used(port.clone(), endpoint);
+        }
+    }
+
     /// Whose a tracked flow is, and by which way it came. One that was not translated may be of several service ports.
     pub(super) fn tracked(
         &mut self,
@@ -247,6 +255,20 @@ mod tests {
         assert_eq!(finder.at(3), Some((&Whose::Number(7, Protocol::Tcp), at("10.1.0.3:8080"))));
         let mut closed = super::tests::finder(false);
         assert_eq!(closed.at_edge(7, Protocol::Tcp, at("10.1.0.3:8080")), None);
+    }
+
+    #[test]
+    fn who_is_in_no_list_and_has_sockets_is_taken_in_once() {
+        let mut finder = finder(true);
+        for endpoint in ["10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.9:8080", "10.1.0.9:8080"] {
+            finder.at_socket(&port("web"), at(endpoint));
+        }
+        finder.at_socket(&port("nobody"), at("10.1.0.9:8080"));
+        let all: Vec<SocketAddr> = finder.all().map(|(_, _, endpoint)| endpoint).collect();
+        assert_eq!(all, ["10.1.0.1:8080", "10.1.0.1:8080", "10.1.0.9:8080"].map(at));
+        let mut closed = super::tests::finder(false);
+        closed.at_socket(&port("web"), at("10.1.0.9:8080"));
+        assert_eq!(closed.all().count(), 2);
     }
 
     #[test]

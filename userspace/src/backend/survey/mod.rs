@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use self::finder::{Finder, List, Whose};
+use self::sockets::Sockets;
 use self::tallies::{Mark, Seen, Tallies, Through};
 use super::conntrack::{Conntrack, Timeouts};
 use super::edge::{Pair, State, show_flows};
@@ -29,7 +30,7 @@ const TOO_MANY: &str = "the edge layer has too many flows to tell them from thes
 pub struct Look {
     edge: Result<Tallies, String>,
     tracked: Result<Tallies, String>,
-    sockets: Result<sockets::Counts, String>,
+    sockets: Result<Sockets, String>,
     began: Instant,
     ended: Instant,
 }
@@ -43,6 +44,9 @@ pub fn look(pin_dir: &Path, finder: &mut Finder) -> Look {
     let edge = at_edge(pin_dir, finder).map_err(|error| chain(&error));
     let tracked = tracked(finder, edge.as_ref().ok()).map_err(|error| error_text(&error));
     let sockets = sockets::count(pin_dir);
+    for (port, endpoint) in sockets.iter().flat_map(Sockets::holders) {
+        finder.at_socket(port, *endpoint);
+    }
     Look { edge, tracked, sockets, began, ended: Instant::now() }
 }
 

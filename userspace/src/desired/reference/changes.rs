@@ -226,6 +226,7 @@ fn object(change: &Change) -> ObjectRef {
         | Change::Begin(_)
         | Change::End(_)
         | Change::Partial(_)
+        | Change::Hears(..)
         | Change::Problems { .. } => unreachable!("not generated"),
     }
 }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::rows::{Page, Reading};
 use self::screen::{Key, Screen};
 use super::answer::{self, Output};
-use crate::backend::counts;
+use crate::backend::counts::{self, Flows};
 use crate::backend::ebpf::{Entries, Pins, read_pinned};
 use crate::model::ServicePortName;
 
@@ -126,7 +126,7 @@ async fn woken(ends: &mut [Signal; 2], screen: Option<&mut Screen>, due: Instant
 }
 
 fn read(pin_dir: &Path) -> anyhow::Result<Reading> {
-    let Some(usage) = counts::read(pin_dir)? else {
+    let Some(usage) = counts::read(pin_dir, Flows::Counted)? else {
         bail!("nobody counts connections below {}: eBPF does, and nftables does not", pin_dir.display());
     };
     let installed = read_pinned(&Pins::new(pin_dir))?;

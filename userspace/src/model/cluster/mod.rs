@@ -40,6 +40,8 @@ pub enum Change {
     End(Kind),
     /// Whether some objects of the source could not be read: then what is installed and named by nobody stays.
     Partial(bool),
+    /// Whether the source hears of the changes of a kind. What is known stays so while it does not.
+    Hears(Kind, bool),
     /// What is wrong with something that is no object, such as a file; in place of what was wrong with it
     /// before.
     Problems {
@@ -164,6 +166,7 @@ impl Cluster {
             Change::Begin(kind) => self.begin(kind),
             Change::End(kind) => self.end(kind),
             Change::Partial(partial) => self.partial = partial,
+            Change::Hears(..) => {}
             Change::Problems { object, problems } => {
                 set_or_clear(&mut self.wrong_elsewhere, object, problems)
             }

@@ -329,6 +329,7 @@ fn rebuild(changes: &[Change]) -> Cluster {
             Change::Begin(_)
             | Change::End(_)
             | Change::Partial(_)
+            | Change::Hears(..)
             | Change::Unreadable { .. }
             | Change::Problems { .. } => {}
         }

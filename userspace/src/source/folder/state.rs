@@ -395,7 +395,8 @@ mod tests {
             | Change::ServiceCidr(_)
             | Change::Unreadable { .. }
             | Change::Begin(_)
-            | Change::End(_) => {
+            | Change::End(_)
+            | Change::Hears(..) => {
                 panic!("{change:?}")
             }
         }

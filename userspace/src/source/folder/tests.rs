@@ -190,7 +190,11 @@ fn word(change: &Change) -> String {
             let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
             format!("{object}:{}", messages.join(","))
         }
-        Change::Slice(_) | Change::Node(_) | Change::ServiceCidr(_) | Change::Unreadable { .. } => {
+        Change::Slice(_)
+        | Change::Node(_)
+        | Change::ServiceCidr(_)
+        | Change::Unreadable { .. }
+        | Change::Hears(..) => {
             panic!("{change:?}")
         }
     }

@@ -1,7 +1,7 @@
 //! The programs on devices, each before whatever else hangs there: by TCX links, or as tc filters.
 
+mod found;
 mod order;
-mod rtnl;
 mod tc;
 mod tcx;
 

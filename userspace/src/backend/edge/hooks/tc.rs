@@ -14,8 +14,8 @@ use netlink_packet_route::tc::{
 
 use super::super::super::ebpf::sys;
 use super::Direction;
+use super::found::{self, Found, attribute, order};
 use super::order::Standing;
-use super::rtnl::{self, Found, attribute};
 
 /// What a filter of ours is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ fn number(bytes: Vec<u8>) -> Option<u32> {
 /// Filters that packets meet on one side of a device, in that order, and places without any.
 fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
     let message = message(device, parent(direction), 0, 0);
-    let found = rtnl::list(RouteNetlinkMessage::GetTrafficFilter(message))?;
+    let found = found::list(RouteNetlinkMessage::GetTrafficFilter(message))?;
     Ok(found.iter().map(Filter::of).collect())
 }
 
@@ -208,13 +208,13 @@ fn add(
             option(TcFilterBpfOption::FlagsGeneric(TcU32OptionFlags::SkipHw)),
         ]),
     ];
-    rtnl::order(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | flags)
+    order(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | flags)
 }
 
 fn remove_filter(device: u32, direction: Direction, filter: &Filter) -> io::Result<()> {
     let mut message = message(device, parent(direction), filter.priority, filter.handle);
     message.attributes = vec![TcAttribute::Kind(TcFilterBpf::KIND.to_owned())];
-    or_gone(rtnl::order(RouteNetlinkMessage::DelTrafficFilter(message), 0))
+    or_gone(order(RouteNetlinkMessage::DelTrafficFilter(message), 0))
 }
 
 /// What is not there any more need not be removed.
@@ -227,7 +227,7 @@ fn or_gone(outcome: io::Result<()>) -> io::Result<()> {
 
 /// Makes the qdisc, if there is none. The kernel stops what leaves by the device for some milliseconds meanwhile.
 fn make_qdisc(device: u32) -> io::Result<bool> {
-    match rtnl::order(RouteNetlinkMessage::NewQueueDiscipline(qdisc(device)), NLM_F_CREATE | NLM_F_EXCL) {
+    match order(RouteNetlinkMessage::NewQueueDiscipline(qdisc(device)), NLM_F_CREATE | NLM_F_EXCL) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) && has_clsact(device)? => Ok(false),
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
@@ -250,7 +250,7 @@ pub(super) fn remove(device: u32, role: Role) -> io::Result<()> {
 pub(super) fn remove_qdisc(device: u32) -> io::Result<()> {
     let is_empty = |direction| filters(device, direction).is_ok_and(|found| found.is_empty());
     if Direction::BOTH.into_iter().all(is_empty) && has_clsact(device)? {
-        or_gone(rtnl::order(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), 0))?;
+        or_gone(order(RouteNetlinkMessage::DelQueueDiscipline(qdisc(device)), 0))?;
     }
     Ok(())
 }
@@ -271,7 +271,7 @@ pub(super) fn devices(role: Role) -> io::Result<Vec<u32>> {
 
 /// Devices with the qdisc, or with the older one that stands in the same place; and which it is.
 fn qdiscs() -> io::Result<Vec<(u32, String)>> {
-    let found = match rtnl::list(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())) {
+    let found = match found::list(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())) {
         // A kernel without traffic control.
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
         found => found?,
