@@ -105,16 +105,6 @@ impl Metrics {
         registry.register(Box::new(snapshot))?;
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process))?;
-        let drift = |name, help| {
-            let counters = maker.counters(name, help, &BY_DRIFT)?;
-            // What has not happened yet is zero, so that the first time is an increase.
-            for (dataplane, kind) in
-                DATAPLANES.into_iter().flat_map(|of| difference::Kind::ALL.map(|kind| (of, kind)))
-            {
-                counters.with_label_values(&[dataplane, kind.as_str()]).inc_by(0);
-            }
-            Ok::<_, prometheus::Error>(counters)
-        };
         let coarse = || exponential_buckets(0.001, 2.0, 15);
         Ok(Self {
             sync: maker.histograms("kubeproxy_sync_proxy_rules_duration_seconds", SYNC, coarse()?)?,
@@ -148,8 +138,8 @@ impl Metrics {
             change: maker.histogram("sluice_change_duration_seconds", CHANGE, fine()?)?,
             written: maker.counter("sluice_kernel_entries_written_total", WRITTEN)?,
             removed: maker.counter("sluice_kernel_entries_removed_total", REMOVED)?,
-            drift_found: drift("sluice_drift_found_total", DRIFT_FOUND)?,
-            drift_healed: drift("sluice_drift_healed_total", DRIFT_HEALED)?,
+            drift_found: maker.drift("sluice_drift_found_total", DRIFT_FOUND)?,
+            drift_healed: maker.drift("sluice_drift_healed_total", DRIFT_HEALED)?,
             rounds: maker.counter("sluice_audit_rounds_total", ROUNDS)?,
             log_lines_lost: maker.counter("sluice_log_lines_lost_total", LOG_LINES_LOST)?,
             failing: maker.gauges_by("sluice_source_failing", FAILING, &BY_KIND)?,
@@ -359,6 +349,17 @@ impl Maker<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    /// What has not happened yet is zero, so that the first time is an increase.
+    fn drift(&self, name: &str, help: &str) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = self.counters(name, help, &BY_DRIFT)?;
+        for dataplane in DATAPLANES {
+            for kind in difference::Kind::ALL {
+                counters.with_label_values(&[dataplane, kind.as_str()]).inc_by(0);
+            }
+        }
+        Ok(counters)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
