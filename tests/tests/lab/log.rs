@@ -10,7 +10,7 @@ use anyhow::ensure;
 use lab::http::get;
 use lab::{Daemon, Protocol, Settings, wait};
 
-use crate::stage::{Stage, WEB4};
+use crate::stage::{Stage, WEB4, addresses};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +29,7 @@ fn changes_are_carried_out(stage: &Stage, daemon: &mut Daemon) {
     for name in ["a", "b"] {
         let backend = stage.backend(name);
         stage.web(&[&backend.pod]);
+        stage.node.wait_active("default", "web", &addresses(&[&backend.pod])).unwrap();
         assert_eq!(stage.client.call(Protocol::Tcp, WEB4).unwrap().name, name);
     }
     let begun = Instant::now();

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use lab::torrent::{Torrent, endpoint};
 use lab::{Daemon, Pace, Protocol, Settings, wait};
 
-use crate::stage::{Stage, WEB4};
+use crate::stage::{Stage, WEB4, addresses};
 
 /// Services without endpoints, one file.
 pub(crate) fn services(count: u32) -> String {
@@ -73,6 +73,7 @@ fn among_thousands_of_malformed_objects_the_good_ones_are_served_and_each_other_
     assert!(stage.client.call(Protocol::Tcp, WEB4).unwrap().ok, "what is good goes on");
     let begun = Instant::now();
     stage.web(&[&b.pod]);
+    stage.node.wait_active("default", "web", &addresses(&[&b.pod])).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(stage.client.call(Protocol::Tcp, WEB4).unwrap().name, "b");
     let grown = memory(&daemon, "VmHWM:").saturating_sub(before);

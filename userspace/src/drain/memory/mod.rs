@@ -271,12 +271,13 @@ impl Memory {
         }
     }
 
-    /// Whoever has been quiet for longest goes first, then whoever left first.
+    /// Whoever has been quiet for longest goes first, then whoever left first. Several go at once: to find one is as much work.
     fn make_room(&mut self) {
-        let oldest = self.each().min_by_key(|(_, _, one)| (one.quiet.is_none(), one.quiet, one.noted));
-        if let Some((port, endpoint, is_lost)) =
-            oldest.map(|(port, endpoint, one)| (port.clone(), endpoint, one.quiet.is_none()))
-        {
+        let rank = |one: &Remembered| (one.quiet.is_none(), one.quiet, one.noted);
+        let mut all: Vec<_> =
+            self.each().map(|(port, endpoint, one)| (rank(one), port.clone(), endpoint)).collect();
+        all.sort_by_key(|(rank, _, _)| *rank);
+        for ((is_lost, _, _), port, endpoint) in all.into_iter().take((self.room / 8).max(1)) {
             self.forgotten += u64::from(is_lost);
             self.drained += u64::from(!is_lost);
             self.forget(&port, endpoint);
