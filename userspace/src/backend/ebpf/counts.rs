@@ -14,6 +14,9 @@ use super::{adoptable, set};
 use crate::backend::BackendError;
 use crate::model::ServicePortName;
 
+/// So many endpoints that have left are looked up one by one.
+const FEW: usize = 64;
+
 /// The two maps of counts.
 #[derive(Debug)]
 pub(super) struct Tallies {
@@ -70,16 +73,23 @@ impl Tallies {
 
     /// Removes the counts of endpoints that have left and that nobody has any more.
     pub(super) fn sweep(&mut self) -> Result<(), BackendError> {
-        let mut idle = Vec::new();
-        for id in &self.left {
-            if self.uses.get(id)?.is_none_or(|uses| uses.open() == 0) {
-                idle.push(*id);
-            }
-        }
+        let counted = self.counted(&self.left)?;
+        let idle = |id: &u32| counted.get(id).is_some_and(|uses| uses.open() == 0);
+        // Only what is there: to remove what is not costs a call each.
+        let idle: Vec<u32> = self.left.iter().copied().filter(idle).collect();
         self.uses.remove(&idle)?;
-        self.left.retain(|id| idle.binary_search(id).is_err());
+        self.left.retain(|id| counted.contains_key(id) && idle.binary_search(id).is_err());
         self.left.append(&mut self.just_left);
         Ok(())
+    }
+
+    /// What is counted for these; for many of them everything is read at once.
+    fn counted(&self, ids: &BTreeSet<u32>) -> Result<BTreeMap<u32, Uses>, BackendError> {
+        if ids.len() > FEW {
+            return Ok(self.uses.dump()?.into_iter().collect());
+        }
+        let found = ids.iter().map(|id| Ok(self.uses.get(id)?.map(|uses| (*id, uses))));
+        found.filter_map(Result::transpose).collect()
     }
 
     /// Forgets what was counted for service ports.
